@@ -30,6 +30,8 @@ export type CloudAppErrorCode =
   | 'ERR_CLOUDAPP_PROOF'
   /** The audit log can not be written, or does not verify. */
   | 'ERR_CLOUDAPP_AUDIT'
+  /** The store of findings is damaged, locked by another process, full, or can not be opened. */
+  | 'ERR_CLOUDAPP_STORE'
   /** The peer broke the wire protocol. */
   | 'ERR_CLOUDAPP_PROTOCOL'
   /** The handle, or a parent of it, is closed. */
