@@ -1,0 +1,52 @@
+/**
+ * Who is at the other end, as the transport itself knows it. Never anything the peer said about itself.
+ */
+export type PeerIdentity =
+  /** The kernel's SO_PEERCRED, taken when the connection was made (unix(7)). */
+  | { readonly kind: 'unix'; readonly uid: number; readonly gid: number; readonly pid: number }
+  /** The other half of a pair inside this process. */
+  | { readonly kind: 'memory'; readonly name: string }
+
+/**
+ * The fourth seam: ordered bytes both ways, backpressure, an end, and the peer's identity as the transport gives it.
+ * Sessions, the broker and the standard interface know only this.
+ */
+export interface Channel extends AsyncDisposable {
+  readonly peer: PeerIdentity
+  /**
+   * Bytes that stand for this very connection: equal at both ends, and not to be had by somebody who relays between two
+   * connections. A proof of possession signs them. What they are worth is the transport's to say: see
+   * {@link connectUnix}.
+   *
+   * @throws CloudAppError `ERR_CLOUDAPP_UNSUPPORTED` where the transport can not tell connections apart.
+   */
+  readonly binding: Uint8Array
+  /**
+   * The next bytes from the peer, as many as there are; undefined after its orderly end. One read at a time. While
+   * nobody reads, the peer is held back.
+   *
+   * @throws CloudAppError `ERR_CLOUDAPP_CLOSED` if the channel was closed here, or broke.
+   */
+  read(): Promise<Uint8Array | undefined>
+  /**
+   * Queues bytes, which then belong to the channel. False when more is queued than the peer takes: wait for
+   * {@link drained} before the next write. Bytes written to a closed channel are dropped.
+   */
+  write(bytes: Uint8Array): boolean
+  /** Resolves when there is room again, or when the channel has closed. */
+  drained(): Promise<void>
+  /** Bytes queued here and not yet taken by the transport. */
+  readonly queued: number
+  /** Fires when the channel has ended at this side; `reason` is a CloudAppError. */
+  readonly closed: AbortSignal
+  /** Sends what is queued, as far as the peer takes it within a second, then ends. Idempotent. */
+  close(): Promise<void>
+}
+
+/** Takes channels as they are made. */
+export interface ChannelListener extends AsyncDisposable {
+  /** Where it listens, as text for people. */
+  readonly address: string
+  /** Stops taking new channels; those that exist live on. Idempotent. */
+  close(): Promise<void>
+}
