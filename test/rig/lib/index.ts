@@ -1,0 +1,7 @@
+export { cached, cacheRoot, fileKey, keyOf, projectRoot } from './cache.js'
+export { GuestAgent, type GuestOutput, type GuestRunOptions } from './guest.js'
+export { type GuestFile, type InitramfsOptions, initramfs, moduleFiles } from './initramfs.js'
+export { KERNELS, type Kernel, type KernelName, type KernelSpec, kernel, kernelHeaders } from './kernels.js'
+export { type RunOptions, run, start, stop } from './process.js'
+export { parseSize, type RigOptions } from './types.js'
+export { type BootOptions, bootVm, type Vm } from './vm.js'
