@@ -1,0 +1,141 @@
+/* Private to the shim: the memory object, its backends, and what the verbs share. */
+#ifndef CA_SHIM_H
+#define CA_SHIM_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "cloudapp.h"
+
+#define CA_PAGE 4096u
+#define CA_LIKELY(x) __builtin_expect(!!(x), 1)
+#define CA_UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+struct ca_mem;
+
+struct ca_fault {
+    uint64_t address;
+    uint64_t entry;
+    uint32_t reason;
+    uint32_t level;
+};
+
+/*
+ * Where a guest's pages come from. Walkers know only this, so that a file, a set of foreign mappings with eviction, or
+ * another library can stand behind them.
+ */
+struct ca_backend {
+    /*
+     * A host pointer to guest-physical `gpa`, and how many bytes from there lie together in host memory (at least 1).
+     * Returns an enum ca_reason. The pointer holds until the next call of at() or end(): a backend may evict.
+     */
+    uint32_t (*at)(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes);
+    /* The lowest address from `gpa` on that is RAM, or UINT64_MAX: how scans cross the holes. */
+    uint64_t (*next)(struct ca_mem *mem, uint64_t gpa);
+    /* Before and after each call of a verb, under the memory's lock. begin() returns CA_OK or an error. */
+    int32_t (*begin)(struct ca_mem *mem);
+    void (*end)(struct ca_mem *mem);
+    /* Puts zero pages in place of every view. */
+    int32_t (*revoke)(struct ca_mem *mem);
+    void (*close)(struct ca_mem *mem);
+};
+
+struct ca_region {
+    uint64_t gpa;
+    uint64_t size;
+    uint64_t offset;
+};
+
+/*
+ * Cache of upper page-table levels: for 2 MiB of a space, the page table (level 1) below it, or the large page itself.
+ * The last level is always read afresh.
+ */
+struct ca_cached {
+    uint64_t space;
+    uint64_t region; /* virtual address >> 21 */
+    uint64_t base;   /* physical: of the level 1 table, or of this 2 MiB of a large page */
+    uint64_t entry;  /* the entry that gave base */
+    uint32_t generation;
+    uint8_t flags;
+    uint8_t large; /* 0: base is a table; 2, 3: base lies in a page of this level */
+};
+#define CA_CACHE_SLOTS 1024u
+
+struct ca_mem {
+    const struct ca_backend *ops;
+    void *state; /* the backend's */
+    uint64_t end;
+    pthread_mutex_t lock;
+    uint32_t refs; /* under the handle table's lock */
+    bool writable;
+    bool revoked;
+    uint32_t generation;
+    struct ca_cached cache[CA_CACHE_SLOTS];
+};
+
+/* error.c */
+int32_t ca_fail(int32_t code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* mem.c: handles. ca_enter() locks the memory and begins a call; ca_leave() ends it. */
+int32_t ca_mem_register(struct ca_mem *mem);
+int32_t ca_enter(int32_t handle, uint32_t flags, struct ca_mem **mem);
+void ca_leave(struct ca_mem *mem);
+void ca_cache_drop(struct ca_mem *mem);
+
+/* guard.c: copies that survive a mapping whose file has shrunk. */
+int32_t ca_guard_arm(void);
+/* *to = *(u64 *)from; nonzero if the source faulted. */
+int ca_guard_load64(uint64_t *to, const void *from);
+/* Returns the bytes NOT copied. */
+size_t ca_guard_copy(void *to, const void *from, size_t bytes);
+
+/* phys.c */
+uint32_t ca_phys_load64(struct ca_mem *mem, uint64_t gpa, uint64_t *value);
+/* Copies up to `bytes`; *done is how many before the reason that is returned. */
+uint32_t ca_phys_read(struct ca_mem *mem, uint64_t gpa, void *to, uint64_t bytes, uint64_t *done);
+uint32_t ca_phys_write(struct ca_mem *mem, uint64_t gpa, const void *from, uint64_t bytes, uint64_t *done);
+
+/* paging.c */
+#define CA_SPACE_ROOT 0x000ffffffffff000ull
+bool ca_space_valid(uint64_t space);
+struct ca_mapping {
+    uint64_t physical;
+    uint64_t entry;
+    /* Bytes from here to the end of the page; with a fault, to the end of what is missing. 0: to the end of the space. */
+    uint64_t span;
+    uint32_t flags;
+};
+/* Translates one address; true if it maps. With false, map->span still says how far the hole goes. */
+bool ca_translate(struct ca_mem *mem, uint64_t space, uint64_t va, struct ca_mapping *map, struct ca_fault *fault);
+/* Whole of [va, va + bytes), or the first fault. */
+bool ca_load(struct ca_mem *mem, uint64_t space, uint64_t va, void *to, uint64_t bytes, struct ca_fault *fault);
+bool ca_load64(struct ca_mem *mem, uint64_t space, uint64_t va, uint64_t *value, struct ca_fault *fault);
+
+/* slice.c: how long this call may still work. Cost 1 is about one page walk. */
+struct ca_slice {
+    uint64_t deadline;
+    uint32_t credit;
+};
+uint64_t ca_now(void);
+void ca_slice_start(struct ca_slice *slice, uint32_t budget_us);
+bool ca_slice_renew(struct ca_slice *slice);
+static inline bool ca_slice_spent(struct ca_slice *slice, uint32_t cost) {
+    if (CA_LIKELY(cost < slice->credit)) {
+        slice->credit -= cost;
+        return false;
+    }
+    return ca_slice_renew(slice);
+}
+
+/* Every cursor begins so. */
+struct ca_cursor {
+    uint32_t magic; /* 0 on the first call, then the verb's */
+    uint32_t done;
+};
+/* Checks a cursor for `magic`; *first if it is new. */
+int32_t ca_cursor_open(void *cursor, uint32_t magic, bool *first);
+
+#endif
