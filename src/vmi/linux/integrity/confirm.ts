@@ -1,0 +1,46 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Candidate, Hit } from './hit.js'
+
+/** What confirming needs from its surroundings. */
+export interface Pace {
+  /** A guest clock (jiffies): tells whether the guest ran between two looks. */
+  clock(): Promise<bigint>
+  readonly signal?: AbortSignal
+}
+
+/** The guest is given this long to run on between two looks; one that does not is idle, paused or a snapshot. */
+const STANDSTILL_MS = 500
+
+/**
+ * Looks again until every candidate has been seen in as many looks as it needs, or is gone. A guest that runs while it
+ * is looked at shows things half done: a process in the pid table but not yet in the list, a module out of its list
+ * but not yet out of memory. Such a state ends by itself; what is hidden stays.
+ *
+ * Looks are spaced at random, so that they do not fall into step with what the guest repeats.
+ */
+export async function confirm(look: () => Promise<Candidate[]>, pace: Pace): Promise<Hit[]> {
+  let standing = await look()
+  const confirmed: Hit[] = []
+  let ran = true
+  for (let looks = 1; standing.length > 0; looks++) {
+    for (const { hit } of standing.filter((candidate) => candidate.looks <= looks)) {
+      confirmed.push({ ...hit, confidence: ran ? 'high' : 'medium' })
+    }
+    standing = standing.filter((candidate) => candidate.looks > looks)
+    if (standing.length === 0) break
+    ran = (await untilTheGuestRan(pace)) && ran
+    const identities = new Set((await look()).map((candidate) => candidate.identity))
+    standing = standing.filter((candidate) => identities.has(candidate.identity))
+  }
+  return confirmed
+}
+
+async function untilTheGuestRan({ clock, signal }: Pace): Promise<boolean> {
+  const before = await clock()
+  const deadline = performance.now() + STANDSTILL_MS
+  do {
+    await sleep(50 + Math.random() * 150, undefined, signal === undefined ? {} : { signal })
+    if ((await clock()) !== before) return true
+  } while (performance.now() < deadline)
+  return false
+}

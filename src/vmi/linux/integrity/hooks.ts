@@ -1,0 +1,245 @@
+import type { Column, WalkPlan, WalkResult } from '../../memory.js'
+import { view } from '../read.js'
+import type { Candidate, Evidence } from './hit.js'
+import type { Kernel } from './kernel.js'
+import type { Whereabouts } from './where.js'
+
+/** KPROBE_HASH_BITS, kernel/kprobes.c. */
+const KPROBE_BUCKETS = 64
+const LIMIT = 65_536
+/** A filter hash of more buckets than this is not one (FTRACE_HASH_MAX_BITS is 12). */
+const MAX_HASH_BITS = 16n
+/** Functions of one hook that are named one by one. */
+const NAMED = 64
+const LOOKS = 4
+
+/** True for the functions system calls are dispatched to. */
+export function isSyscall(name: string): boolean {
+  return /^(__(x64|ia32|x32)_(compat_)?sys_|__(do|se)_(compat_)?sys_|__ia32_compat_sys_|compat_sys_|sys_)/.test(name)
+}
+
+/** A candidate that says a function of the kernel leads where no book knows of code. */
+export function diverted(
+  kernel: Kernel,
+  where: Whereabouts,
+  from: { readonly address: bigint; readonly mechanism: string; readonly target: bigint; readonly looks?: number },
+  evidence: Readonly<Record<string, Evidence>> = {},
+): Candidate {
+  const symbol = kernel.symbolAt(from.address)
+  const place = where.name(from.address)
+  const syscall = symbol !== undefined && isSyscall(symbol.name)
+  const name = symbol?.name ?? place
+  const short = syscall ? name.replace(/^.*?sys_/, '') : name
+  return {
+    hit: {
+      id: `diverted:${name}:${from.mechanism}`,
+      kind: syscall ? 'diverted-syscall' : 'diverted-function',
+      title: `${syscall ? `System call ${short}` : `Kernel function ${name}`} is diverted by ${from.mechanism} at ${place} to ${where.name(from.target)}`,
+      severity: 'critical',
+      evidence: {
+        function: name,
+        at: from.address,
+        place,
+        mechanism: from.mechanism,
+        target: from.target,
+        leadsTo: where.name(from.target),
+        ...(where.unlisted(from.target)?.module === undefined
+          ? {}
+          : { module: where.unlisted(from.target)?.module?.name ?? '' }),
+        ...evidence,
+      },
+    },
+    identity: `${from.mechanism}:${from.address}:${from.target}`,
+    looks: from.looks ?? LOOKS,
+  }
+}
+
+/** Callbacks of ftrace and directly attached trampolines that are in nobody's code. */
+export async function ftraceHooks(
+  kernel: Kernel,
+  where: Whereabouts,
+  options: { readonly signal?: AbortSignal },
+): Promise<Candidate[]> {
+  const filter = [kernel.offset('ftrace_ops.func_hash'), kernel.offset('ftrace_ops_hash.filter_hash')]
+  const ops = await walkOne(
+    kernel,
+    {
+      // A chain by `next` alone, ended by an element whose next is null: an hlist without back pointers.
+      kind: 'hlist',
+      space: kernel.space,
+      head: kernel.symbol('ftrace_ops_list'),
+      node: kernel.offset('ftrace_ops.next'),
+      columns: [
+        { path: [kernel.offset('ftrace_ops.func')], size: 8 },
+        { path: [kernel.offset('ftrace_ops.saved_func')], size: 8 },
+        { path: [...filter, kernel.offset('ftrace_hash.size_bits')], size: 8 },
+        { path: [...filter, kernel.offset('ftrace_hash.buckets')], size: 8 },
+      ],
+      limit: LIMIT,
+    },
+    options,
+  )
+  const end = kernel.trySymbol('ftrace_list_end')
+  const candidates: Candidate[] = []
+  for (const row of ops) {
+    const [func, saved, bits, buckets] = row.values as [bigint, bigint, bigint, bigint]
+    const target = [func, saved].find((address) => address !== 0n && !where.isKnown(address))
+    if (row.address === end || target === undefined) continue
+    const functions = row.ok[3] ? await filtered(kernel, bits, buckets, options) : []
+    const evidence = { ops: row.address }
+    for (const { ip } of functions.slice(0, NAMED)) {
+      candidates.push(diverted(kernel, where, { address: ip, mechanism: 'ftrace', target }, evidence))
+    }
+    if (functions.length === 0) candidates.push(allFunctions(where, row.address, target))
+    if (functions.length > NAMED) candidates.push(allFunctions(where, row.address, target, functions.length))
+  }
+  candidates.push(...(await directHooks(kernel, where, options)))
+  return candidates
+}
+
+function allFunctions(where: Whereabouts, ops: bigint, target: bigint, count?: number): Candidate {
+  const which = count === undefined ? 'every traced function' : `${count} functions`
+  return {
+    hit: {
+      id: `diverted:ftrace:${ops.toString(16)}`,
+      kind: 'diverted-function',
+      title: `ftrace calls ${where.name(target)} for ${which}`,
+      severity: 'critical',
+      evidence: {
+        ops,
+        mechanism: 'ftrace',
+        target,
+        leadsTo: where.name(target),
+        ...(count ? { functions: count } : {}),
+      },
+    },
+    identity: `ftrace:${ops}:${target}`,
+    looks: LOOKS,
+  }
+}
+
+/** Functions with a trampoline of their own (register_ftrace_direct; BPF fentry programs). */
+async function directHooks(
+  kernel: Kernel,
+  where: Whereabouts,
+  options: { signal?: AbortSignal },
+): Promise<Candidate[]> {
+  const pointer = kernel.trySymbol('direct_functions')
+  if (pointer === undefined) return []
+  const hash = await kernel.pointer(pointer, options)
+  if (hash === 0n) return []
+  const bits = await kernel.pointer(hash + BigInt(kernel.offset('ftrace_hash.size_bits')), options)
+  const buckets = await kernel.pointer(hash + BigInt(kernel.offset('ftrace_hash.buckets')), options)
+  return (await filtered(kernel, bits, buckets, options))
+    .filter(({ direct }) => direct !== 0n && !where.isKnown(direct))
+    .map(({ ip, direct }) =>
+      // A BPF trampoline is in the books a moment after it is in use, and out of them a moment before it is not.
+      diverted(kernel, where, { address: ip, mechanism: 'ftrace direct call', target: direct, looks: 8 }),
+    )
+}
+
+async function filtered(
+  kernel: Kernel,
+  bits: bigint,
+  buckets: bigint,
+  options: { signal?: AbortSignal },
+): Promise<{ ip: bigint; direct: bigint }[]> {
+  if (bits > MAX_HASH_BITS || buckets === 0n) return []
+  const rows = await walkOne(
+    kernel,
+    {
+      kind: 'hash',
+      space: kernel.space,
+      head: buckets,
+      count: 1 << Number(bits),
+      node: kernel.offset('ftrace_func_entry.hlist'),
+      columns: ['ip', 'direct']
+        .filter((field) => kernel.has(`ftrace_func_entry.${field}`))
+        .map((field) => ({ path: [kernel.offset(`ftrace_func_entry.${field}`)], size: 8 })),
+      limit: LIMIT,
+    },
+    options,
+  )
+  return rows.map(({ values: [ip, direct] }) => ({ ip: ip ?? 0n, direct: direct ?? 0n }))
+}
+
+/** Addresses that carry a kprobe, and the handlers of probes that are in nobody's code. */
+export async function kprobeHooks(
+  kernel: Kernel,
+  where: Whereabouts,
+  options: { readonly signal?: AbortSignal },
+): Promise<{ readonly probed: ReadonlySet<bigint>; readonly candidates: Candidate[] }> {
+  const handlers: Column[] = ['pre_handler', 'post_handler'].map((field) => ({
+    path: [kernel.offset(`kprobe.${field}`)],
+    size: 8,
+  }))
+  const address: Column = { path: [kernel.offset('kprobe.addr')], size: 8 }
+  const returns: Column[] = ['handler', 'entry_handler'].map((field) => ({
+    path: [kernel.offset(`kretprobe.${field}`) - kernel.offset('kretprobe.kp')],
+    size: 8,
+  }))
+  const node = kernel.offset('kprobe.list')
+  const columns = [address, ...handlers, ...returns]
+  const probes = await walkOne(
+    kernel,
+    {
+      kind: 'hash',
+      space: kernel.space,
+      head: kernel.symbol('kprobe_table'),
+      count: KPROBE_BUCKETS,
+      node: kernel.offset('kprobe.hlist'),
+      columns,
+      limit: LIMIT,
+    },
+    options,
+  )
+  const aggregate = kernel.trySymbol('aggr_pre_handler')
+  const kretprobe = kernel.trySymbol('pre_handler_kretprobe')
+  const all = [...probes]
+  // Several probes on one address hang below one that runs them all.
+  const parents = probes.filter((probe) => probe.values[1] === aggregate)
+  if (parents.length > 0) {
+    const children = await kernel.memory.walk(
+      parents.slice(0, 4096).map((parent) => ({
+        kind: 'list',
+        space: kernel.space,
+        head: parent.address + BigInt(node),
+        node,
+        columns,
+        limit: 1024,
+      })),
+      options,
+    )
+    for (const result of children) all.push(...rows(result))
+  }
+  const candidates: Candidate[] = []
+  for (const probe of all) {
+    const [at, pre, post, handler, entry] = probe.values as [bigint, bigint, bigint, bigint, bigint]
+    const isReturn = pre !== 0n && pre === kretprobe
+    const target = [pre, post, ...(isReturn ? [handler, entry] : [])].find((a) => a !== 0n && !where.isKnown(a))
+    if (target === undefined || at === 0n) continue
+    candidates.push(diverted(kernel, where, { address: at, mechanism: 'kprobe', target }, { kprobe: probe.address }))
+  }
+  return { probed: new Set(all.map((probe) => probe.values[0] as bigint)), candidates }
+}
+
+interface Row {
+  readonly address: bigint
+  readonly values: readonly bigint[]
+  readonly ok: readonly boolean[]
+}
+
+async function walkOne(kernel: Kernel, plan: WalkPlan, options: { signal?: AbortSignal }): Promise<Row[]> {
+  const [result] = await kernel.memory.walk([plan], options)
+  return rows(result as WalkResult)
+}
+
+/** Rows of a walk all of whose columns are 8 bytes. */
+function rows(result: WalkResult): Row[] {
+  const views = result.columns.map((bytes) => view(bytes))
+  return Array.from({ length: result.rows }, (_, row) => ({
+    address: result.addresses[row] as bigint,
+    values: views.map((view) => view.getBigUint64(8 * row, true)),
+    ok: views.map((_, column) => result.cells[row * views.length + column] === 0),
+  }))
+}

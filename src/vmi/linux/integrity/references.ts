@@ -1,0 +1,121 @@
+import { view } from '../read.js'
+import type { Candidate } from './hit.js'
+import { diverted, isSyscall } from './hooks.js'
+import type { Kernel } from './kernel.js'
+import type { UnlistedOwner } from './modules.js'
+import type { Whereabouts } from './where.js'
+
+const CHUNK = 1 << 20
+/** A kernel image larger than this is not scanned beyond it. */
+const MAX_IMAGE = 128 << 20
+const MAX_REFERENCES = 256
+const LOOKS = 2
+
+/**
+ * Everything in the kernel image that leads into code no book lists: branches in its text, function pointers in its
+ * data. Finds diversions anywhere, not only at the entries the other checks know of.
+ */
+export async function references(
+  kernel: Kernel,
+  where: Whereabouts,
+  unlisted: readonly UnlistedOwner[],
+  options: { readonly signal?: AbortSignal },
+): Promise<Candidate[]> {
+  if (unlisted.length === 0) return []
+  const textStart = kernel.symbol('_stext')
+  const textEnd = kernel.symbol('_etext')
+  const imageEnd = kernel.symbol('_end')
+  const places: { at: bigint; target: bigint; text: boolean }[] = []
+  for await (const { at, bytes } of image(kernel, textStart, imageEnd, options)) {
+    const found = at < textEnd ? branchesInto(bytes, at, unlisted) : pointersInto(bytes, at, unlisted)
+    places.push(...found.map((place) => ({ ...place, text: at < textEnd })))
+    if (places.length >= MAX_REFERENCES) break
+  }
+  return places
+    .slice(0, MAX_REFERENCES)
+    .map(({ at, target, text }) => (text ? branch : pointer)(kernel, where, at, target))
+}
+
+function branch(kernel: Kernel, where: Whereabouts, at: bigint, target: bigint): Candidate {
+  const symbol = kernel.symbolAt(at)
+  const entry = symbol !== undefined && isSyscall(symbol.name) ? symbol.address : at
+  return {
+    ...diverted(
+      kernel,
+      where,
+      { address: entry, mechanism: 'a patched branch', target, looks: LOOKS },
+      { patchedAt: at, via: where.name(at) },
+    ),
+  }
+}
+
+function pointer(kernel: Kernel, where: Whereabouts, at: bigint, target: bigint): Candidate {
+  const symbol = kernel.symbolAt(at)
+  const place = symbol === undefined ? `0x${at.toString(16)}` : `${symbol.name}+0x${symbol.offset.toString(16)}`
+  return {
+    hit: {
+      id: `hooked-pointer:${place}`,
+      kind: 'hooked-pointer',
+      title: `Kernel data ${place} holds a pointer to ${where.name(target)}`,
+      severity: 'high',
+      evidence: { at, place, target, leadsTo: where.name(target) },
+    },
+    identity: `pointer:${at}:${target}`,
+    looks: LOOKS,
+  }
+}
+
+/** The kernel image in chunks that overlap by the length of an instruction. */
+async function* image(
+  kernel: Kernel,
+  start: bigint,
+  end: bigint,
+  options: { signal?: AbortSignal },
+): AsyncGenerator<{ at: bigint; bytes: Uint8Array }> {
+  const overlap = 16
+  const stop = end - start > BigInt(MAX_IMAGE) ? start + BigInt(MAX_IMAGE) : end
+  for (let at = start; at < stop; at += BigInt(CHUNK)) {
+    const [read] = await kernel.memory.read([{ space: kernel.space, at, length: CHUNK + overlap }], options)
+    if (read !== undefined) yield { at, bytes: read.bytes }
+  }
+}
+
+interface Hit {
+  readonly at: bigint
+  readonly target: bigint
+}
+
+/** CALL and JMP rel32, and MOV r64, imm64, at any byte: text has no marks where instructions start. */
+function branchesInto(bytes: Uint8Array, at: bigint, unlisted: readonly UnlistedOwner[]): Hit[] {
+  const data = view(bytes)
+  // Distances from the chunk are small enough for numbers.
+  const ranges = unlisted.map(({ start, end }) => ({ start: Number(start - at), end: Number(end - at) }))
+  const hits: Hit[] = []
+  const end = Math.min(CHUNK, bytes.byteLength - 16)
+  for (let i = 0; i < end; i++) {
+    const byte = bytes[i] as number
+    if ((byte & 0xfe) === 0xe8) {
+      const target = i + 5 + data.getInt32(i + 1, true)
+      for (const range of ranges) {
+        if (target >= range.start && target < range.end) hits.push({ at: at + BigInt(i), target: at + BigInt(target) })
+      }
+    } else if ((byte & 0xfe) === 0x48 && ((bytes[i + 1] as number) & 0xf8) === 0xb8 && bytes[i + 9] === 0xff) {
+      const target = data.getBigUint64(i + 2, true)
+      if (unlisted.some(({ start, end }) => target >= start && target < end)) hits.push({ at: at + BigInt(i), target })
+    }
+  }
+  return hits
+}
+
+/** Aligned pointers. */
+function pointersInto(bytes: Uint8Array, at: bigint, unlisted: readonly UnlistedOwner[]): Hit[] {
+  const data = view(bytes)
+  const hits: Hit[] = []
+  for (let i = Number(-at & 7n); i + 8 <= Math.min(CHUNK, bytes.byteLength); i += 8) {
+    // Kernel code lies in the topmost 2 GiB: half of the test is enough to pass over nearly everything.
+    if (data.getUint32(i + 4, true) !== 0xffffffff) continue
+    const target = data.getBigUint64(i, true)
+    if (unlisted.some(({ start, end }) => target >= start && target < end)) hits.push({ at: at + BigInt(i), target })
+  }
+  return hits
+}
