@@ -1,12 +1,15 @@
 import { defineConfig } from 'vitest/config'
 
+// What needs the built package: run after one build, in the 'package' project.
+const built = ['test/package/**', 'test/cli/**', 'test/docs/**']
+
 export default defineConfig({
   resolve: { alias: { '@cloudapp/sdk': new URL('./src', import.meta.url).pathname } },
   test: {
     projects: [
       {
         extends: true,
-        test: { name: 'unit', include: ['test/**/*.test.ts'], exclude: ['test/rig/**', 'test/package/**'] },
+        test: { name: 'unit', include: ['test/**/*.test.ts'], exclude: ['test/rig/**', ...built] },
       },
       {
         // Real VMs: one file after the other, generous limits (two cores, software emulation).
@@ -19,7 +22,16 @@ export default defineConfig({
           hookTimeout: 600_000,
         },
       },
-      { extends: true, test: { name: 'package', include: ['test/package/**/*.test.ts'], testTimeout: 300_000 } },
+      {
+        extends: true,
+        test: {
+          name: 'package',
+          include: built.map((folder) => `${folder}/*.test.ts`),
+          globalSetup: ['test/package/build.ts'],
+          testTimeout: 300_000,
+          hookTimeout: 300_000,
+        },
+      },
     ],
   },
 })

@@ -1,0 +1,1 @@
+export function check(root: string): { breaches: string[]; files: number; imports: number }
