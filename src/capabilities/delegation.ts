@@ -1,0 +1,100 @@
+import type { KernelProfileParts, PauseScope, VcpuReader, VmIdentity } from '../vmi/guest.js'
+import type { MemoryReader, MemoryReaderSync, MemoryWriter } from '../vmi/memory.js'
+import type { Grant, Narrowing } from './caveats.js'
+import type { PublicKey } from './keys.js'
+import type { Right } from './rights.js'
+import type { Moment } from './time.js'
+import type { TokenText } from './token.js'
+
+/** What `vm.info` tells. */
+export interface VmInfo {
+  readonly state: 'running' | 'paused' | 'shut-down' | 'crashed'
+  /** Bytes of RAM. */
+  readonly memoryBytes: bigint
+  readonly vcpus: number
+}
+
+/** `Then` if `Q` is among the rights `R`, else nothing. */
+type If<R extends Right, Q extends Right, Then> = [Q] extends [R] ? Then : unknown
+
+/** A guest's memory as far as it may be read. */
+export interface DelegatedReader extends MemoryReader {
+  /** Physical address after the last byte of RAM. */
+  readonly end: bigint
+  /** Present on a local source in the same process. */
+  readonly sync?: MemoryReaderSync
+}
+
+type DelegatedMemory<R extends Right> = [Extract<R, 'memory.read' | 'memory.write'>] extends [never]
+  ? unknown
+  : { readonly memory: If<R, 'memory.read', DelegatedReader> & If<R, 'memory.write', MemoryWriter> }
+
+/** What every delegation has, whatever its rights. */
+export interface DelegationBase<R extends Right> extends AsyncDisposable {
+  /** Which VM; the token itself names it. */
+  readonly identity: VmIdentity
+  /** The rights held, in the order of their codes. */
+  readonly rights: readonly R[]
+  /** Everything the capability says. */
+  readonly grant: Grant
+  /** The kernel profile, for the holder of any right on the VM. */
+  kernel(options?: { readonly signal?: AbortSignal }): Promise<KernelProfileParts>
+  /** Fires when the handle ends. `reason` is a CloudAppError: closed, revoked, expired, or the VM has gone. */
+  readonly closed: AbortSignal
+  /** Idempotent; closes what was attenuated from it too. */
+  close(): Promise<void>
+  /** Narrows the type to what is held at run time. */
+  has<Q extends Right>(right: Q): this is Delegation<R | Q>
+  /**
+   * The same handle with `right` in its type.
+   *
+   * @throws CloudAppError `ERR_CLOUDAPP_DENIED` if it is not held; the attempt is reported to the broker.
+   */
+  demand<Q extends Right>(right: Q): Promise<Delegation<R | Q>>
+  /**
+   * A narrower handle on the same VM, backed by an attenuated token; it closes with this one.
+   *
+   * @throws CloudAppError `ERR_CLOUDAPP_TOKEN` for anything that would widen; `ERR_CLOUDAPP_UNSUPPORTED` where the handle
+   *   has no token behind it.
+   */
+  attenuate<Q extends R = R>(narrowing: AttenuateRequest<Q>): Promise<Delegation<Q>>
+  /** An attenuated token for somebody else's key. @throws as {@link attenuate} */
+  delegate<Q extends R = R>(narrowing: AttenuateRequest<Q> & { readonly to: PublicKey }): Promise<TokenText>
+}
+
+/** How to narrow; what is left out stays. */
+export interface AttenuateRequest<Q extends Right>
+  extends Omit<Narrowing, 'rights' | 'notBefore' | 'expires' | 'audience'> {
+  readonly rights?: readonly Q[]
+  readonly notBefore?: Moment
+  readonly expires?: Moment
+}
+
+/**
+ * A capability over one VM as an object: exactly what the rights `R` allow, and nothing else compiles. What is not
+ * granted is absent at run time as well, and the broker checks each operation again. A delegation with `memory.read` is a
+ * `GuestVm`: `Linux.attach(delegation)`.
+ */
+export type Delegation<R extends Right = never> = DelegationBase<R> &
+  DelegatedMemory<R> &
+  If<R, 'vcpu.read', { readonly vcpus: VcpuReader }> &
+  If<R, 'vm.pause', { pause(): Promise<PauseScope> }> &
+  If<R, 'vm.info', { info(): Promise<VmInfo> }>
+
+/** Where a delegation's operations go: implemented by the broker's client, and by a broker in the same process. */
+export interface DelegationPorts {
+  readonly identity: VmIdentity
+  kernel(options?: { readonly signal?: AbortSignal }): Promise<KernelProfileParts>
+  readonly memory?: DelegatedReader & Partial<MemoryWriter>
+  readonly vcpus?: VcpuReader
+  pause?(): Promise<PauseScope>
+  info?(): Promise<VmInfo>
+  /** Appends a block for the present holder and redeems the narrower token. */
+  attenuate?(request: AttenuateRequest<Right>): Promise<{ readonly grant: Grant; readonly ports: DelegationPorts }>
+  /** Appends a block for another holder. */
+  delegate?(request: AttenuateRequest<Right> & { readonly to: PublicKey }): Promise<TokenText>
+  /** Told when a right that is not held was demanded, so that the attempt is on the audit log. */
+  denied?(right: Right): Promise<void>
+  /** Told once when the holder closes the handle. */
+  close?(): Promise<void>
+}

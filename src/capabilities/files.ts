@@ -1,0 +1,69 @@
+import { constants } from 'node:fs'
+import { type FileHandle, open, rename, unlink } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { CloudAppError } from '../errors.js'
+
+/**
+ * Reads a small file whose content is believed: others must not be able to write it, and it is not longer than `limit`.
+ *
+ * @throws CloudAppError `ERR_CLOUDAPP_NOT_FOUND`, `ERR_CLOUDAPP_INVALID_ARGUMENT`
+ */
+export async function readBounded(path: string, limit: number, what: string): Promise<string> {
+  let file: FileHandle
+  try {
+    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    const kind = code === 'ENOENT' ? 'ERR_CLOUDAPP_NOT_FOUND' : 'ERR_CLOUDAPP_INVALID_ARGUMENT'
+    throw new CloudAppError(kind, `${what} ${path} can not be opened (${code})`, { cause })
+  }
+  try {
+    const stat = await file.stat()
+    const bad = (why: string) => new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `${what} ${path} ${why}`)
+    if (!stat.isFile()) throw bad('is no file')
+    if (stat.size > limit) throw bad(`has more than ${limit} bytes`)
+    if ((stat.mode & 0o022) !== 0) throw bad(`may be written by others; make it safe with: chmod go-w ${path}`)
+    const bytes = Buffer.alloc(limit + 1)
+    let used = 0
+    while (used <= limit) {
+      const { bytesRead } = await file.read(bytes, used, bytes.length - used, used)
+      if (bytesRead === 0) break
+      used += bytesRead
+    }
+    if (used > limit) throw bad(`has more than ${limit} bytes`)
+    return bytes.toString('utf8', 0, used)
+  } finally {
+    await file.close()
+  }
+}
+
+/** Replaces a file so that a reader, or a crash, finds the old content or the new and nothing between. */
+export async function replaceFile(path: string, text: string, mode: number): Promise<void> {
+  const draft = `${path}.${process.pid}.new`
+  try {
+    const file = await open(draft, 'w', mode)
+    try {
+      await file.writeFile(text)
+      await file.chmod(mode)
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+    await rename(draft, path)
+  } catch (cause) {
+    await unlink(draft).catch(() => undefined)
+    const { code } = cause as NodeJS.ErrnoException
+    throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `${path} can not be written (${code})`, { cause })
+  }
+  await syncFolder(dirname(path))
+}
+
+/** Makes a rename or a new file last over a power failure. */
+export async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, constants.O_RDONLY | constants.O_DIRECTORY)
+  try {
+    await folder.sync()
+  } finally {
+    await folder.close()
+  }
+}
