@@ -1,0 +1,244 @@
+import { type RpcCompatible, RpcSession, type RpcStub } from 'capnweb'
+import { CloudAppError } from '../errors.js'
+import { checkOptions } from '../options.js'
+import type { Channel, PeerIdentity } from './channel.js'
+import { type Deferred, deferred } from './deferred.js'
+import { encodeFrame, FRAME_LIMITS, type FrameLimits, FrameReader } from './frames.js'
+import { GUARD_LIMITS, Guard, type GuardLimits } from './guard.js'
+import { errorForPeer, errorFromPeer } from './wire-error.js'
+
+/** What this side takes from its peer. Only the receiver sets it. */
+export interface SessionLimits extends FrameLimits, GuardLimits {
+  /** Calls whose answer the peer waits for; while there are so many, it is not read. 64 by default. */
+  readonly running: number
+  /** Bytes of their messages together. 64 MiB by default. */
+  readonly runningBytes: number
+}
+
+export const SESSION_LIMITS: SessionLimits = {
+  ...FRAME_LIMITS,
+  ...GUARD_LIMITS,
+  running: 64,
+  runningBytes: 64 * 1024 * 1024,
+}
+
+export interface SessionOptions {
+  /** What the peer finds at this side: an instance of a class that extends capnweb's RpcTarget. */
+  readonly main?: object
+  readonly limits?: Partial<SessionLimits>
+  /** Whether the peer may pass functions and objects of its own in arguments. False by default. */
+  readonly allowStubs?: boolean
+  /** Whether the peer may open byte streams. False by default. */
+  readonly allowStreams?: boolean
+}
+
+/** A capnweb session over one channel. Closing it closes the channel. */
+export interface Session<T> extends AsyncDisposable {
+  /** What the peer offers. Dispose nothing of it but what calls return; close the session instead. */
+  readonly remote: T
+  readonly peer: PeerIdentity
+  readonly channel: Channel
+  /** Fires when the session ends; `reason` is a CloudAppError that says why. */
+  readonly closed: AbortSignal
+  /** Changes what is taken from the peer from the next message on. */
+  setLimits(limits: Partial<SessionLimits>): void
+  /**
+   * Waits for an answer of the peer and makes its errors {@link CloudAppError}s again. If `signal` fires first, `cancel`
+   * is called (to tell the peer) and the wait ends with ERR_CLOUDAPP_ABORTED.
+   */
+  settle<R>(answer: PromiseLike<R>, options?: { readonly signal?: AbortSignal; cancel?(): void }): Promise<R>
+  /** Live table entries, for tests and metrics. */
+  stats(): { readonly imports: number; readonly exports: number; readonly running: number }
+  /** Idempotent. */
+  close(): Promise<void>
+}
+
+/** How long messages of one peer are handled before others get their turn, in ms. */
+const SLICE = 1
+
+/** Bytes of answers queued for a peer that does not read before it is not read either. */
+const OUT_HIGH_WATER = 1024 * 1024
+
+class FrameTransport {
+  readonly encodingLevel = 'jsonCompatibleWithBytes'
+  readonly #channel: Channel
+  readonly #frames: FrameReader
+  readonly guard: Guard
+  limits: SessionLimits
+  onEnd: (reason: unknown) => void = () => {}
+  #room: Deferred<void> | undefined
+  /** Resolves when the event loop has turned since the slice began. */
+  #turn: Promise<void> | undefined
+  #sliceEnd = 0
+
+  constructor(channel: Channel, limits: SessionLimits, guard: Guard) {
+    this.#channel = channel
+    this.limits = limits
+    this.guard = guard
+    this.#frames = new FrameReader(limits)
+  }
+
+  setLimits(limits: SessionLimits): void {
+    this.limits = limits
+    this.#frames.limits = limits
+  }
+
+  send(message: unknown): number {
+    this.guard.outgoing(message as unknown[])
+    if (this.#room !== undefined && !this.#full()) {
+      this.#room.resolve()
+      this.#room = undefined
+    }
+    const frame = encodeFrame(message)
+    this.#channel.write(frame)
+    return frame.length
+  }
+
+  async receive(): Promise<unknown> {
+    for (;;) {
+      if (this.#channel.queued > OUT_HIGH_WATER) await this.#channel.drained()
+      // While this side waits for answers it must read on, or two peers that call each other would stop for good.
+      while (this.#full()) {
+        this.#room ??= deferred()
+        await this.#room.promise
+      }
+      const frame = this.#frames.next()
+      if (frame !== undefined) {
+        await this.#fair()
+        this.guard.incoming(frame.value, frame.size)
+        return frame.value
+      }
+      const chunk = await this.#channel.read()
+      if (chunk === undefined) {
+        throw this.#frames.partial
+          ? new CloudAppError('ERR_CLOUDAPP_PROTOCOL', 'The peer broke the wire protocol: it ended inside a frame')
+          : new CloudAppError('ERR_CLOUDAPP_CLOSED', 'The peer closed the connection')
+      }
+      this.#frames.push(chunk)
+    }
+  }
+
+  abort(reason: unknown): void {
+    this.#room?.resolve()
+    this.#room = undefined
+    this.onEnd(reason)
+  }
+
+  #full(): boolean {
+    if (this.#channel.closed.aborted || this.guard.awaited > 0) return false
+    return this.guard.running >= this.limits.running || this.guard.runningBytes > this.limits.runningBytes
+  }
+
+  /** Lets the event loop turn when this peer has had its slice, so that a flood of messages starves nobody. */
+  async #fair(): Promise<void> {
+    if (this.#turn !== undefined) {
+      if (performance.now() < this.#sliceEnd) return
+      await this.#turn
+    }
+    this.#sliceEnd = performance.now() + SLICE
+    this.#turn = new Promise((resolve) => {
+      setImmediate(() => {
+        this.#turn = undefined
+        resolve()
+      })
+    })
+  }
+}
+
+/**
+ * Opens an RPC session over a channel, which then belongs to the session. Both ends may offer a main object.
+ *
+ * The messages of the peer are checked before capnweb sees them: canonical CBOR frames within limits, no `remap`, no
+ * calls hidden in arguments, no stubs or streams unless allowed. A peer that breaks this loses the session with
+ * ERR_CLOUDAPP_PROTOCOL; one that asks faster than it is served, or does not read, is held back.
+ */
+export function openSession<T extends RpcCompatible<T>>(
+  channel: Channel,
+  options: SessionOptions = {},
+): Session<RpcStub<T>> {
+  checkOptions('openSession', options, ['main', 'limits', 'allowStubs', 'allowStreams'])
+  checkOptions('openSession limits', options.limits, Object.keys(SESSION_LIMITS))
+  const limits = { ...SESSION_LIMITS, ...options.limits }
+  const guard = new Guard(limits, options.allowStubs ?? false, options.allowStreams ?? false)
+  return new OpenSession<T>(channel, new FrameTransport(channel, limits, guard), options.main)
+}
+
+class OpenSession<T extends RpcCompatible<T>> implements Session<RpcStub<T>> {
+  readonly #transport: FrameTransport
+  readonly #rpc: RpcSession<T>
+  readonly #closed = new AbortController()
+  readonly remote: RpcStub<T>
+  #closing: Promise<void> | undefined
+
+  constructor(
+    readonly channel: Channel,
+    transport: FrameTransport,
+    main: object | undefined,
+  ) {
+    this.#transport = transport
+    transport.onEnd = (reason) => this.#end(errorFromPeer(reason))
+    this.#rpc = new RpcSession<T>(transport, main, { onSendError: errorForPeer, limits: { maxBigIntDigits: 80 } })
+    this.remote = this.#rpc.getRemoteMain()
+  }
+
+  get peer(): PeerIdentity {
+    return this.channel.peer
+  }
+
+  get closed(): AbortSignal {
+    return this.#closed.signal
+  }
+
+  setLimits(limits: Partial<SessionLimits>): void {
+    checkOptions('Session.setLimits', limits, Object.keys(SESSION_LIMITS))
+    const merged = { ...this.#transport.limits, ...limits }
+    this.#transport.guard.limits = merged
+    this.#transport.setLimits(merged)
+  }
+
+  async settle<R>(
+    answer: PromiseLike<R>,
+    options: { readonly signal?: AbortSignal; cancel?(): void } = {},
+  ): Promise<R> {
+    const { signal } = options
+    let onAbort: (() => void) | undefined
+    try {
+      if (signal === undefined) return await answer
+      const aborted = deferred<never>()
+      onAbort = () => {
+        options.cancel?.()
+        aborted.reject(new CloudAppError('ERR_CLOUDAPP_ABORTED', 'The call was aborted', { cause: signal.reason }))
+      }
+      if (signal.aborted) onAbort()
+      else signal.addEventListener('abort', onAbort)
+      return await Promise.race([answer, aborted.promise])
+    } catch (error) {
+      throw errorFromPeer(error, this.#closed.signal.reason as CloudAppError | undefined)
+    } finally {
+      if (onAbort) signal?.removeEventListener('abort', onAbort)
+    }
+  }
+
+  stats(): { readonly imports: number; readonly exports: number; readonly running: number } {
+    return { ...this.#rpc.getStats(), running: this.#transport.guard.running }
+  }
+
+  close(): Promise<void> {
+    if (this.#closing === undefined) {
+      this.#end(new CloudAppError('ERR_CLOUDAPP_CLOSED', 'The session is closed'))
+      ;(this.remote as Disposable)[Symbol.dispose]()
+    }
+    return this.#closing as unknown as Promise<void>
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  #end(reason: CloudAppError): void {
+    if (this.#closing !== undefined) return
+    // The channel sends what is queued first: the last message tells the peer why.
+    this.#closing = this.channel.close()
+    this.#closed.abort(reason)
+  }
+}
