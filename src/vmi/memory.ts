@@ -242,6 +242,8 @@ export const LIMITS = {
   /** Bytes all results of one batch hold together. */
   resultBytes: 64 * 1024 * 1024,
   walkRows: 1_048_576,
+  /** Slots of an array or a hash table. */
+  walkSlots: 16_777_216,
   columns: 32,
   columnSize: 4096,
   pathLength: 8,

@@ -1,0 +1,75 @@
+import { CloudAppError, type CloudAppErrorCode } from '../errors.js'
+import { ABI_VERSION, type Shim } from './abi.js'
+import { bindFfiNapi } from './ffi-napi.js'
+import { findNativeLibrary } from './find.js'
+import { bindKoffi } from './koffi.js'
+
+/** What binds the native library: `koffi` unless the environment variable `CLOUDAPP_FFI` says `ffi-napi`. */
+export type FfiBackend = 'koffi' | 'ffi-napi'
+
+const loaded = new Map<string, Shim>()
+
+/**
+ * The native library, loaded once per backend and path.
+ *
+ * @throws CloudAppError `ERR_CLOUDAPP_NATIVE` if it is missing, can not be loaded, or is of another ABI version.
+ */
+export function loadShim(backend: FfiBackend = backendFromEnvironment(), path: string = findNativeLibrary()): Shim {
+  const key = `${backend}:${path}`
+  const known = loaded.get(key)
+  if (known !== undefined) return known
+  const shim = bind(backend, path)
+  const version = shim.ca_abi_version()
+  if (version !== ABI_VERSION) {
+    throw new CloudAppError(
+      'ERR_CLOUDAPP_NATIVE',
+      `${path} has ABI version ${version}, this package needs ${ABI_VERSION}: install both in the same version`,
+      { details: { path, found: version, needed: ABI_VERSION } },
+    )
+  }
+  loaded.set(key, shim)
+  return shim
+}
+
+function backendFromEnvironment(): FfiBackend {
+  const wanted = process.env.CLOUDAPP_FFI
+  if (wanted === undefined || wanted === '' || wanted === 'koffi') return 'koffi'
+  if (wanted === 'ffi-napi') return wanted
+  throw new CloudAppError('ERR_CLOUDAPP_NATIVE', `CLOUDAPP_FFI is '${wanted}': use koffi or ffi-napi`)
+}
+
+function bind(backend: FfiBackend, path: string): Shim {
+  try {
+    return backend === 'koffi' ? bindKoffi(path) : bindFfiNapi(path)
+  } catch (cause) {
+    const needs = backend === 'koffi' ? 'koffi' : 'ffi-napi and ref-napi (optional peers: npm install them)'
+    throw new CloudAppError('ERR_CLOUDAPP_NATIVE', `${path} could not be loaded through ${needs}: ${text(cause)}`, {
+      details: { path, backend },
+      cause,
+    })
+  }
+}
+
+const text = (cause: unknown) => (cause instanceof Error ? cause.message : String(cause))
+
+/** enum ca_error. */
+const CODES: Readonly<Record<number, CloudAppErrorCode>> = {
+  [-1]: 'ERR_CLOUDAPP_INVALID_ARGUMENT',
+  [-2]: 'ERR_CLOUDAPP_CLOSED',
+  [-3]: 'ERR_CLOUDAPP_SOURCE',
+  [-4]: 'ERR_CLOUDAPP_LIMIT',
+  [-5]: 'ERR_CLOUDAPP_REVOKED',
+  [-6]: 'ERR_CLOUDAPP_UNSUPPORTED',
+  [-7]: 'ERR_CLOUDAPP_UNSUPPORTED',
+  [-8]: 'ERR_CLOUDAPP_NATIVE',
+  [-9]: 'ERR_CLOUDAPP_SOURCE',
+}
+
+/** Passes a result that is no error on, and throws a negative one as a CloudAppError with the native text. */
+export function checked(shim: Shim, result: number): number {
+  if (result >= 0) return result
+  const buffer = new Uint8Array(512)
+  const length = Math.min(shim.ca_last_error(buffer, buffer.length), buffer.length - 1)
+  const message = Buffer.from(buffer.buffer, 0, length).toString('utf8')
+  throw new CloudAppError(CODES[result] ?? 'ERR_CLOUDAPP_NATIVE', message, { details: { native: result } })
+}

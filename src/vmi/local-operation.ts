@@ -1,0 +1,81 @@
+import { CA_MORE, CURSOR_SIZE, type Shim, STATUS_WORDS } from '../native/abi.js'
+import { checked } from '../native/shim.js'
+import type { Fault, FaultReason } from './memory.js'
+
+/** enum ca_reason. */
+const REASONS: readonly (FaultReason | undefined)[] = [
+  undefined,
+  'not-present',
+  'non-canonical',
+  'reserved-bit',
+  'outside-ram',
+  'source',
+]
+
+/** What an operation borrows for its time: buffers that are reused between calls. */
+export interface Workspace {
+  readonly cursor: Uint8Array
+  readonly status: BigUint64Array
+  /** Result rows of one crossing; grown by {@link scratch}. */
+  scratch: Uint8Array
+}
+
+export function newWorkspace(): Workspace {
+  return { cursor: new Uint8Array(CURSOR_SIZE), status: new BigUint64Array(STATUS_WORDS), scratch: new Uint8Array(0) }
+}
+
+/** At least `bytes` of the workspace's scratch memory. */
+export function scratch(workspace: Workspace, bytes: number): Uint8Array {
+  if (workspace.scratch.length < bytes) workspace.scratch = new Uint8Array(bytes)
+  return workspace.scratch
+}
+
+/** Where an operation runs: the library, the memory's handle, and the flags of this slice. */
+export interface Slice {
+  readonly shim: Shim
+  readonly handle: number
+  readonly flags: number
+  readonly budget: number
+}
+
+/**
+ * One verb under way, cut into slices. `step` makes one crossing and says whether the operation is finished; the driver
+ * decides what happens between two.
+ */
+export interface Operation<T> {
+  step(slice: Slice, workspace: Workspace): boolean
+  result(consistent: boolean): T
+}
+
+/** True when the verb has ended; throws what the library reports as an error. */
+export function ended(shim: Shim, result: number): boolean {
+  return checked(shim, result) !== CA_MORE
+}
+
+/** A status word that is a small number. */
+export function word(workspace: Workspace, index: number): number {
+  return Number(workspace.status[index])
+}
+
+/** A fault from its numbers in a table. */
+export function fault(reason: number, level: number, address: bigint, entry: bigint): Fault {
+  return { reason: REASONS[reason] ?? 'source', address, level, entry }
+}
+
+/** Joins parts of equal type, or passes the only one on. */
+export function join(parts: readonly Uint8Array[]): Uint8Array {
+  if (parts.length === 1) return parts[0] as Uint8Array
+  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
+  let at = 0
+  for (const part of parts) {
+    whole.set(part, at)
+    at += part.length
+  }
+  return whole
+}
+
+/** Joined bytes as u64: parts come from {@link Uint8Array.slice}, so they begin on a word. */
+export function join64(parts: readonly Uint8Array[]): BigUint64Array {
+  const whole = join(parts)
+  return new BigUint64Array(whole.buffer, whole.byteOffset, whole.length / 8)
+}

@@ -1,0 +1,90 @@
+import { checkReads } from './local-check.js'
+import { ended, fault, type Operation, type Slice, scratch, type Workspace, word } from './local-operation.js'
+import type { Fault, ReadRequest, ReadResult } from './memory.js'
+
+const FAULT_ROWS = 256
+const FAULT_BYTES = 32
+const NO_ADDRESSES = new BigUint64Array(1)
+
+/** One batch of reads: one table of requests, one of addresses, one buffer of results. */
+export class ReadOperation implements Operation<ReadResult[]> {
+  readonly #requests: readonly ReadRequest[]
+  readonly #table: BigUint64Array
+  readonly #addresses: BigUint64Array
+  readonly #count: number
+  readonly #out: Uint8Array
+  readonly #faults: (Fault & { readonly index: number })[][]
+
+  constructor(requests: readonly ReadRequest[]) {
+    const { addresses, bytes } = checkReads(requests)
+    this.#requests = requests
+    this.#count = addresses
+    this.#table = new BigUint64Array(Math.max(requests.length, 1) * 5)
+    this.#faults = requests.map(() => [])
+    this.#out = new Uint8Array(Math.max(bytes, 1))
+    const only = requests.length === 1 ? requests[0]?.at : undefined
+    const shared = only instanceof BigUint64Array && only.length > 0
+    this.#addresses = shared ? only : addresses === 0 ? NO_ADDRESSES : new BigUint64Array(addresses)
+    let first = 0
+    let offset = 0
+    for (const [i, { space, at, length }] of requests.entries()) {
+      const count = typeof at === 'bigint' ? 1 : at.length
+      this.#table[i * 5] = space
+      this.#table[i * 5 + 1] = BigInt(first)
+      this.#table[i * 5 + 2] = BigInt(count)
+      this.#table[i * 5 + 3] = BigInt(length)
+      this.#table[i * 5 + 4] = BigInt(offset)
+      if (typeof at === 'bigint') this.#addresses[first] = at
+      else if (!shared) this.#addresses.set(at, first)
+      first += count
+      offset += count * length
+    }
+  }
+
+  step({ shim, handle, flags, budget }: Slice, workspace: Workspace): boolean {
+    const faults = scratch(workspace, FAULT_ROWS * FAULT_BYTES)
+    const result = shim.ca_read(
+      handle,
+      flags,
+      budget,
+      this.#table,
+      this.#requests.length,
+      this.#addresses,
+      this.#count,
+      this.#out,
+      this.#out.length,
+      faults,
+      FAULT_ROWS,
+      workspace.cursor,
+      workspace.status,
+    )
+    const done = ended(shim, result)
+    const rows = word(workspace, 0)
+    if (rows > 0) this.#take(faults, rows)
+    return done
+  }
+
+  #take(table: Uint8Array, rows: number): void {
+    const view = new DataView(table.buffer, table.byteOffset)
+    for (let row = 0; row < rows; row++) {
+      const at = row * FAULT_BYTES
+      const why = fault(
+        view.getUint32(at + 8, true),
+        view.getUint32(at + 12, true),
+        view.getBigUint64(at + 16, true),
+        view.getBigUint64(at + 24, true),
+      )
+      this.#faults[view.getUint32(at, true)]?.push({ index: view.getUint32(at + 4, true), ...why })
+    }
+  }
+
+  result(consistent: boolean): ReadResult[] {
+    let offset = 0
+    return this.#requests.map(({ at, length }, i) => {
+      const size = (typeof at === 'bigint' ? 1 : at.length) * length
+      const bytes = this.#out.subarray(offset, offset + size)
+      offset += size
+      return { bytes, faults: this.#faults[i] ?? [], consistent }
+    })
+  }
+}

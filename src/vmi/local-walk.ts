@@ -1,0 +1,160 @@
+import { checkPlan } from './local-check.js'
+import {
+  ended,
+  fault,
+  join,
+  join64,
+  type Operation,
+  type Slice,
+  scratch,
+  type Workspace,
+  word,
+} from './local-operation.js'
+import { type Fault, LIMITS, type WalkPlan, type WalkResult } from './memory.js'
+
+/** enum ca_walk_kind. */
+const KINDS = { list: 1, hlist: 2, hash: 3, rbtree: 4, xarray: 5, array: 6 } as const
+/** enum ca_end. */
+const ENDS = ['complete', 'limit', 'cycle', 'fault'] as const
+
+const PLAN_WORDS = 12
+const COLUMN_WORDS = 10
+/** Result bytes of one crossing. */
+const CHUNK = 64 * 1024
+
+const u64 = (value: number) => BigInt.asUintN(64, BigInt(value))
+
+function encode(plan: WalkPlan): BigUint64Array {
+  const words = new BigUint64Array(PLAN_WORDS + plan.columns.length * COLUMN_WORDS)
+  words[0] = BigInt(KINDS[plan.kind])
+  words[1] = plan.space
+  words[2] = plan.head
+  words[3] = 'node' in plan ? u64(plan.node) : 0n
+  words[4] = BigInt(plan.limit)
+  words[5] = 'count' in plan ? BigInt(plan.count) : 0n
+  words[6] = plan.kind === 'array' ? BigInt(plan.stride) : 0n
+  words[7] = plan.kind === 'array' && plan.pointers === true ? 1n : 0n
+  words[8] = plan.kind === 'xarray' ? BigInt(plan.shiftOffset) : 0n
+  words[9] = plan.kind === 'xarray' ? BigInt(plan.slotsOffset) : 0n
+  words[10] = plan.kind === 'xarray' ? BigInt(plan.slots) : 0n
+  words[11] = BigInt(plan.columns.length)
+  let at = PLAN_WORDS
+  for (const { path, size } of plan.columns) {
+    words[at] = BigInt(size)
+    words[at + 1] = BigInt(path.length)
+    for (const [hop, offset] of path.entries()) words[at + 2 + hop] = u64(offset)
+    at += COLUMN_WORDS
+  }
+  return words
+}
+
+/** One structure walk: rows come in chunks, column by column, and are joined at the end. */
+export class WalkOperation implements Operation<WalkResult> {
+  readonly #plan: WalkPlan
+  readonly #encoded: BigUint64Array
+  readonly #rowBytes: number
+  #rows: number
+  #maxRows: number
+  readonly #addresses: Uint8Array[] = []
+  readonly #cells: Uint8Array[] = []
+  readonly #columns: Uint8Array[][]
+  #total = 0
+  #end: WalkResult['end'] = 'complete'
+  #fault: Fault | undefined
+  #period = 0
+
+  constructor(plan: WalkPlan) {
+    this.#plan = plan
+    this.#rowBytes = checkPlan(plan)
+    this.#encoded = encode(plan)
+    this.#columns = plan.columns.map(() => [])
+    // One row more than the limit, so that the same crossing finds out whether there was more.
+    this.#rows = Math.min(plan.limit + 1, Math.max(1, Math.floor(CHUNK / this.#rowBytes)))
+    this.#maxRows = Math.floor(LIMITS.resultBytes / this.#rowBytes)
+  }
+
+  /** Cuts the walk where its results take more than `room` bytes. */
+  cutAt(room: number): void {
+    this.#maxRows = Math.floor(room / this.#rowBytes)
+    this.#rows = Math.min(this.#rows, this.#maxRows)
+  }
+
+  /** Result bytes held so far. */
+  get bytes(): number {
+    return this.#total * this.#rowBytes
+  }
+
+  step({ shim, handle, flags, budget }: Slice, workspace: Workspace): boolean {
+    const rows = this.#rows
+    if (rows === 0) {
+      this.#end = 'limit'
+      return true
+    }
+    const size = rows * this.#rowBytes
+    const out = scratch(workspace, size)
+    const result = shim.ca_walk(
+      handle,
+      flags,
+      budget,
+      this.#encoded,
+      this.#encoded.byteLength,
+      out,
+      size,
+      rows,
+      workspace.cursor,
+      workspace.status,
+    )
+    const done = ended(shim, result)
+    this.#take(out, rows, word(workspace, 0))
+    if (done) {
+      this.#end = ENDS[word(workspace, 1)] ?? 'fault'
+      this.#period = word(workspace, 6)
+      if (this.#end === 'fault') {
+        const [, , , , address = 0n, entry = 0n] = workspace.status
+        this.#fault = fault(word(workspace, 2), word(workspace, 3), address, entry)
+      }
+      return true
+    }
+    if (this.#total + rows <= this.#maxRows) return false
+    this.#end = 'limit'
+    return true
+  }
+
+  #take(out: Uint8Array, rows: number, count: number): void {
+    if (count === 0) return
+    this.#total += count
+    this.#addresses.push(out.slice(0, count * 8))
+    let at = rows * 8
+    for (const [i, { size }] of this.#plan.columns.entries()) {
+      this.#columns[i]?.push(out.slice(at, at + count * size))
+      at += rows * size
+    }
+    this.#cells.push(out.slice(at, at + count * this.#plan.columns.length))
+  }
+
+  result(consistent: boolean): WalkResult {
+    const addresses = join64(this.#addresses)
+    const rows = this.#end === 'cycle' ? distinctRows(addresses, this.#period) : this.#total
+    return {
+      rows,
+      addresses: addresses.subarray(0, rows),
+      columns: this.#columns.map((parts, i) => join(parts).subarray(0, rows * (this.#plan.columns[i]?.size ?? 0))),
+      cells: join(this.#cells).subarray(0, rows * this.#plan.columns.length),
+      end: this.#end,
+      ...(this.#fault === undefined ? {} : { fault: this.#fault }),
+      consistent,
+    }
+  }
+}
+
+/**
+ * Rows before the first repetition. Brent's method notices a cycle only after going round it, and gives its period:
+ * the elements in it repeat from the first address on that is found again one period later.
+ */
+function distinctRows(addresses: BigUint64Array, period: number): number {
+  if (period === 0) return addresses.length
+  for (let i = 0; i + period < addresses.length; i++) {
+    if (addresses[i] === addresses[i + period]) return i + period
+  }
+  return addresses.length
+}

@@ -1,0 +1,261 @@
+import { CloudAppError } from '../errors.js'
+import { CA_KEEP, CA_OPEN_WRITE, type Shim } from '../native/abi.js'
+import { checked, loadShim } from '../native/shim.js'
+import { checkOptions } from '../options.js'
+import { checkAddress, checkLimit, invalid } from './local-check.js'
+import { DigestOperation } from './local-digest.js'
+import { newWorkspace, type Operation, type Workspace } from './local-operation.js'
+import { PagesOperation } from './local-pages.js'
+import { ReadOperation } from './local-read.js'
+import { SearchOperation } from './local-search.js'
+import { WalkOperation } from './local-walk.js'
+import { checkWrites, WriteOperation } from './local-write.js'
+import {
+  type CallOptions,
+  type DigestRequest,
+  type DigestResult,
+  type GuestMemory,
+  LIMITS,
+  type MemoryReaderSync,
+  type MemoryWriter,
+  type PagesRequest,
+  type PagesResult,
+  type ReadRequest,
+  type ReadResult,
+  type SearchRequest,
+  type SearchResult,
+  type WalkPlan,
+  type WalkResult,
+  type WriteRequest,
+  type WriteResult,
+} from './memory.js'
+
+/** Where a region of guest-physical memory lies in a RAM file. All in bytes. */
+export interface RamRegion {
+  readonly address: bigint
+  readonly size: bigint
+  /** Offset in the file. */
+  readonly offset: bigint
+}
+
+/** What a source knows about the VM standing still. */
+export interface PauseState {
+  /** True while no vCPU of the VM runs. */
+  paused(): boolean
+  /** Changes each time the VM runs on. */
+  generation(): number
+}
+
+export interface LocalMemoryOptions {
+  /** The RAM file. */
+  readonly path: string
+  /** Where its parts lie in guest-physical memory; without, the whole file lies at 0. They must not overlap. */
+  readonly regions?: readonly RamRegion[]
+  /** Opens the file for writing too; without, `write` is absent. */
+  readonly writable?: boolean
+  /** Without, the VM counts as running: no result is consistent. */
+  readonly pause?: PauseState
+}
+
+const OPTIONS = ['path', 'regions', 'writable', 'pause'] as const
+
+/** Microseconds one crossing may hold the thread. */
+const SLICE = 1000
+/** Of a synchronous call: more than an hour, so that one crossing is enough. */
+const UNSLICED = 0xffff_ffff
+
+const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
+
+/**
+ * A guest's memory in a file that is mapped here: a running QEMU's RAM backend, or a raw dump.
+ *
+ * **Freshness.** Guest data is never cached. Of page tables, the last level is read at each access, and upper levels are
+ * kept for one crossing into the native library only (at most a millisecond), so a translation never outlives the call
+ * that made it. While the source's {@link PauseState} says that the VM has not run since the last call, upper levels are
+ * kept from call to call; {@link LocalMemory.invalidate} drops them for somebody who changes the tables by other means.
+ *
+ * **Slices.** A call works at most a millisecond at a time and then lets the event loop turn; `sync` does not.
+ *
+ * Every verb throws `ERR_CLOUDAPP_INVALID_ARGUMENT` or `ERR_CLOUDAPP_LIMIT` on misuse, before any work is done;
+ * `ERR_CLOUDAPP_CLOSED` after close, `ERR_CLOUDAPP_REVOKED` after revoke, `ERR_CLOUDAPP_ABORTED` by its signal,
+ * `ERR_CLOUDAPP_SOURCE` when the file is gone. A file cut short while it is mapped gives `source` faults.
+ */
+export class LocalMemory implements GuestMemory {
+  readonly end: bigint
+  readonly sync: MemoryReaderSync
+  /** Present if opened with `writable`. */
+  readonly write?: MemoryWriter['write']
+
+  readonly #shim: Shim
+  readonly #handle: number
+  readonly #pause: PauseState | undefined
+  readonly #spare: Workspace[] = []
+  /** Pause generation in which the cached upper levels were read. */
+  #cachedIn: number | undefined
+  #closed = false
+  /** performance.now() when a call last let the event loop turn. */
+  #turned = 0
+
+  private constructor(shim: Shim, handle: number, options: LocalMemoryOptions) {
+    this.#shim = shim
+    this.#handle = handle
+    this.#pause = options.pause
+    this.end = shim.ca_mem_end(handle)
+    this.sync = {
+      read: (requests) => this.#runSync(new ReadOperation(requests)),
+      walk: (plans) => {
+        let room: number = LIMITS.resultBytes
+        return planned(plans).map((operation) => {
+          operation.cutAt(room)
+          const result = this.#runSync(operation)
+          room -= operation.bytes
+          return result
+        })
+      },
+    }
+    if (options.writable === true) this.write = (requests, call) => this.#write(requests, call)
+  }
+
+  /**
+   * Maps a RAM file.
+   *
+   * @throws CloudAppError `ERR_CLOUDAPP_SOURCE` if it can not be opened or is no regular file with something in it;
+   *   `ERR_CLOUDAPP_INVALID_ARGUMENT` for overlapping regions; `ERR_CLOUDAPP_NATIVE` without the native library.
+   */
+  static open(options: LocalMemoryOptions): LocalMemory {
+    checkOptions('LocalMemory.open', options, OPTIONS)
+    const { path, regions = [], writable = false } = options
+    if (typeof path !== 'string' || path === '' || path.includes('\0')) throw invalid('path must name a file')
+    const table = new BigUint64Array(Math.max(regions.length, 1) * 3)
+    for (const [i, { address, size, offset }] of regions.entries()) {
+      checkAddress('the address of a region', address)
+      checkAddress('the size of a region', size)
+      checkAddress('the offset of a region', offset)
+      table.set([address, size, offset], i * 3)
+    }
+    const shim = loadShim()
+    const flags = writable ? CA_OPEN_WRITE : 0
+    const handle = checked(shim, shim.ca_mem_open_file(Buffer.from(`${path}\0`), table, regions.length, flags))
+    return new LocalMemory(shim, handle, options)
+  }
+
+  async read(requests: readonly ReadRequest[], options?: CallOptions): Promise<ReadResult[]> {
+    return this.#run(new ReadOperation(requests), options)
+  }
+
+  async walk(plans: readonly WalkPlan[], options?: CallOptions): Promise<WalkResult[]> {
+    const results: WalkResult[] = []
+    let room: number = LIMITS.resultBytes
+    for (const operation of planned(plans)) {
+      operation.cutAt(room)
+      results.push(await this.#run(operation, options))
+      room -= operation.bytes
+    }
+    return results
+  }
+
+  async pages(request: PagesRequest, options?: CallOptions): Promise<PagesResult> {
+    return this.#run(new PagesOperation(request), options)
+  }
+
+  async search(request: SearchRequest, options?: CallOptions): Promise<SearchResult> {
+    return this.#run(new SearchOperation(request), options)
+  }
+
+  async digest(request: DigestRequest, options?: CallOptions): Promise<DigestResult> {
+    return this.#run(new DigestOperation(request), options)
+  }
+
+  /** Drops cached upper levels of page tables. Needed only by who changes a paused guest's tables by other means. */
+  invalidate(): void {
+    this.#open()
+    checked(this.#shim, this.#shim.ca_mem_invalidate(this.#handle))
+  }
+
+  /** Takes every view away at once, calls under way included; later use throws `ERR_CLOUDAPP_REVOKED`. */
+  revoke(): void {
+    if (this.#closed) return
+    checked(this.#shim, this.#shim.ca_mem_revoke(this.#handle))
+  }
+
+  /** Unmaps. Idempotent; calls under way end with `ERR_CLOUDAPP_CLOSED`. */
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    checked(this.#shim, this.#shim.ca_mem_close(this.#handle))
+  }
+
+  async #write(requests: readonly WriteRequest[], options?: CallOptions): Promise<WriteResult[]> {
+    checkWrites(requests)
+    const results: WriteResult[] = []
+    for (const request of requests) results.push(await this.#run(new WriteOperation(request), options))
+    return results
+  }
+
+  async #run<T>(operation: Operation<T>, options?: CallOptions): Promise<T> {
+    const signal = options?.signal
+    throwIfAborted(signal)
+    // Many short calls in a row must not hold the thread either: a promise that is already settled lets nobody in.
+    if (performance.now() - this.#turned > SLICE / 1000) await this.#turn(signal)
+    const workspace = this.#borrow()
+    try {
+      const before = this.#pausedIn()
+      while (!this.#step(operation, workspace, SLICE)) await this.#turn(signal)
+      return operation.result(before !== undefined && before === this.#pausedIn())
+    } finally {
+      this.#spare.push(workspace)
+    }
+  }
+
+  #runSync<T>(operation: Operation<T>): T {
+    const workspace = this.#borrow()
+    try {
+      const before = this.#pausedIn()
+      while (!this.#step(operation, workspace, UNSLICED));
+      return operation.result(before !== undefined && before === this.#pausedIn())
+    } finally {
+      this.#spare.push(workspace)
+    }
+  }
+
+  #step(operation: Operation<unknown>, workspace: Workspace, budget: number): boolean {
+    this.#open()
+    const pausedIn = this.#pausedIn()
+    const flags = pausedIn !== undefined && pausedIn === this.#cachedIn ? CA_KEEP : 0
+    this.#cachedIn = pausedIn
+    return operation.step({ shim: this.#shim, handle: this.#handle, flags, budget }, workspace)
+  }
+
+  async #turn(signal: AbortSignal | undefined): Promise<void> {
+    await turn()
+    this.#turned = performance.now()
+    throwIfAborted(signal)
+  }
+
+  #borrow(): Workspace {
+    const workspace = this.#spare.pop()
+    if (workspace === undefined) return newWorkspace()
+    workspace.cursor.fill(0)
+    return workspace
+  }
+
+  /** The pause generation while the VM is paused. */
+  #pausedIn(): number | undefined {
+    return this.#pause?.paused() === true ? this.#pause.generation() : undefined
+  }
+
+  #open(): void {
+    if (this.#closed) throw new CloudAppError('ERR_CLOUDAPP_CLOSED', 'the memory is closed')
+  }
+}
+
+/** All plans checked and encoded before the first is walked. */
+function planned(plans: readonly WalkPlan[]): WalkOperation[] {
+  checkLimit('batch', plans.length)
+  return plans.map((plan) => new WalkOperation(plan))
+}
+
+function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted !== true) return
+  throw new CloudAppError('ERR_CLOUDAPP_ABORTED', 'the call was aborted', { cause: signal.reason })
+}
