@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { defineConfig } from 'tsup'
+import { defineConfig, type Options } from 'tsup'
 
 const manifest: { exports: Record<string, string | { default: string }> } = JSON.parse(
   readFileSync(new URL('package.json', import.meta.url), 'utf8'),
@@ -9,19 +9,24 @@ const manifest: { exports: Record<string, string | { default: string }> } = JSON
 const subpaths = Object.values(manifest.exports).flatMap((target) =>
   typeof target === 'string' ? [] : [target.default.replace(/^\.\/dist\/(.*)\.js$/, '$1')],
 )
+const sources = (names: readonly string[]) => Object.fromEntries(names.map((name) => [name, `src/${name}.ts`]))
 
-// Started as programs of their own.
-const programs = ['cli/main']
+const common = { format: ['esm'], target: 'node20', platform: 'node', sourcemap: true } satisfies Options
 
-export default defineConfig({
-  entry: Object.fromEntries([...subpaths, ...programs].map((name) => [name, `src/${name}.ts`])),
-  format: ['esm'],
-  target: 'node20',
-  platform: 'node',
-  // Chunks are shared between the subpaths, so that ./client does not carry what only ./vmi needs.
-  splitting: true,
-  treeshake: true,
-  dts: { entry: Object.fromEntries(subpaths.map((name) => [name, `src/${name}.ts`])) },
-  sourcemap: true,
-  clean: true,
-})
+export default defineConfig([
+  {
+    ...common,
+    entry: sources([...subpaths, 'cli/main']),
+    // Chunks are shared between the subpaths, so that ./client does not carry what only ./vmi needs.
+    splitting: true,
+    treeshake: true,
+    dts: { entry: sources(subpaths) },
+  },
+  {
+    // The parser process may read one file only, its own program: everything it needs is in it.
+    ...common,
+    entry: { 'vmi/parser': 'src/vmi/linux/parser/main.ts' },
+    splitting: false,
+    noExternal: [/.*/],
+  },
+])

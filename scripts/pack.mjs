@@ -1,0 +1,33 @@
+// npm run pack [-- FOLDER]: builds everything and leaves the tarballs of both packages in FOLDER (default build/tarballs).
+// They have the same version; @cloudapp/sdk names the native one as an optional dependency of exactly that version.
+import { execFileSync } from 'node:child_process'
+import { copyFileSync, cpSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+
+const root = resolve(import.meta.dirname, '..')
+const target = resolve(process.argv[2] ?? join(root, 'build', 'tarballs'))
+const json = (file) => JSON.parse(readFileSync(join(root, file), 'utf8'))
+
+const sdk = json('package.json')
+const native = json('packages/linux-x64/package.json')
+if (native.version !== sdk.version || sdk.optionalDependencies[native.name] !== sdk.version) {
+  throw new Error(`${native.name} must be of version ${sdk.version}, and named so in optionalDependencies`)
+}
+
+const npm = (...args) => execFileSync('npm', args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
+npm('run', 'build:native')
+npm('run', 'build')
+
+// The library is put beside its manifest only in a copy, so that no old one lies in the tree.
+const stage = join(root, 'build', 'stage', 'linux-x64')
+rmSync(stage, { recursive: true, force: true })
+cpSync(join(root, 'packages', 'linux-x64'), stage, { recursive: true })
+copyFileSync(join(root, 'native/libvmi-shim/build/libcloudapp_shim.so'), join(stage, 'libcloudapp_shim.so'))
+copyFileSync(join(root, 'LICENSE'), join(stage, 'LICENSE'))
+execFileSync('strip', ['--strip-unneeded', join(stage, 'libcloudapp_shim.so')])
+
+rmSync(target, { recursive: true, force: true })
+mkdirSync(target, { recursive: true })
+const pack = (folder) => npm('pack', '--silent', folder, '--pack-destination', target)
+pack(stage)
+pack(root)

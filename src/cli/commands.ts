@@ -1,0 +1,22 @@
+import type { Command } from './command.js'
+
+export interface CommandEntry {
+  readonly name: string
+  readonly summary: string
+  load(): Promise<{ readonly command: Command }>
+}
+
+const entry = (name: string, summary: string, load: CommandEntry['load']): CommandEntry => ({ name, summary, load })
+
+/** Every command. Each is its own module, loaded only when called: `--help` starts no native code. */
+export const COMMANDS: readonly CommandEntry[] = [
+  entry('doctor', 'check what this host can do, and how to get what it lacks', () => import('./commands/doctor.js')),
+  entry('vmi info', 'tell what runs in a VM', () => import('./commands/vmi-info.js')),
+  entry('vmi tasks', "list a VM's processes", () => import('./commands/vmi-tasks.js')),
+  entry('vmi modules', "list the modules of a VM's kernel", () => import('./commands/vmi-modules.js')),
+  entry('vmi symbols', "look up symbols of a VM's kernel", () => import('./commands/vmi-symbols.js')),
+  entry('vmi read', "read a VM's memory", () => import('./commands/vmi-read.js')),
+  entry('vmi integrity', 'look for what hides in a VM', () => import('./commands/vmi-integrity.js')),
+  entry('keys generate', 'make a key pair', () => import('./commands/keys-generate.js')),
+  entry('keys show', 'show the public key of a key file', () => import('./commands/keys-show.js')),
+]

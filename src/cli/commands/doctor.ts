@@ -1,0 +1,62 @@
+import type { Command, Output } from '../command.js'
+import type { Check, SourceVerdict } from '../doctor/check.js'
+import { checkCache, checkNode, checkPermissions, checkPlatform, checkQemu } from '../doctor/host.js'
+import { checkBackend, checkNative } from '../doctor/native.js'
+import { checkXen } from '../doctor/xen.js'
+import { version } from '../version.js'
+
+export const command: Command = {
+  summary: 'Check what this host can do, and how to get what it lacks',
+  help: 'Exits 0 if at least one kind of source of guest memory can be used here, otherwise 1.',
+  options: {},
+  json: true,
+  async run({ out }) {
+    const native = checkNative()
+    const checks = [
+      checkNode(),
+      checkPlatform(),
+      native,
+      checkBackend('koffi'),
+      checkBackend('ffi-napi'),
+      checkPermissions(),
+      checkCache(profileCacheFolder()),
+      checkQemu(),
+      ...checkXen(),
+    ]
+    const sources = verdicts(native)
+    const usable = sources.some((source) => source.usable)
+    if (out.isJson) out.json({ version: version(), usable, checks, sources })
+    else print(out, checks, sources)
+    return usable ? 0 : 1
+  },
+}
+
+/** `raw:` and `qemu:` read files through the native library; the VM's files decide the rest when one is opened. */
+function verdicts(native: Check): SourceVerdict[] {
+  const usable = native.status === 'ok'
+  const why = usable ? 'the native library loads' : 'the native library does not load'
+  return [
+    { kind: 'raw', usable, why },
+    { kind: 'qemu', usable, why },
+  ]
+}
+
+function print(out: Output, checks: readonly Check[], sources: readonly SourceVerdict[]): void {
+  out.table(
+    [{ title: 'CHECK' }, { title: 'STATUS' }, { title: 'FOUND' }],
+    checks.map((check) => [check.name, check.status, check.found]),
+  )
+  const mend = checks.filter((check) => check.fix !== undefined)
+  if (mend.length > 0) {
+    out.line()
+    out.table(
+      [{ title: 'TO GET' }, { title: 'DO' }],
+      mend.map((check) => [check.name, check.fix]),
+    )
+  }
+  out.line()
+  out.table(
+    [{ title: 'SOURCE' }, { title: 'USABLE' }, { title: 'WHY' }],
+    sources.map((source) => [`${source.kind}:`, source.usable ? 'yes' : 'no', source.why]),
+  )
+}
