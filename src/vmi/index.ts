@@ -1,2 +1,6 @@
 export * from './guest.js'
+export { LocalMemory, type LocalMemoryOptions, type PauseState, type RamRegion } from './local.js'
 export * from './memory.js'
+export { LocalVm, type LocalVmParts } from './sources/local-vm.js'
+export { openVm } from './sources/open.js'
+export { openRaw, type RawOptions } from './sources/raw.js'

@@ -1,0 +1,33 @@
+import { CloudAppError } from '../../errors.js'
+import { checkOptions } from '../../options.js'
+import { invalid } from '../local-check.js'
+import type { LocalVm } from './local-vm.js'
+import { openRaw } from './raw.js'
+
+/**
+ * Opens a VM by the URI of its source: `raw:PATH` (a file of physical memory) or `qemu:SOCKET` (the QMP socket of a
+ * running QEMU).
+ *
+ * @returns The VM; the caller closes it.
+ * @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT` for a URI of no known source, and what the source throws.
+ */
+export async function openVm(uri: string, options: { readonly signal?: AbortSignal } = {}): Promise<LocalVm> {
+  checkOptions('openVm', options, ['signal'])
+  if (options.signal?.aborted === true) {
+    throw new CloudAppError('ERR_CLOUDAPP_ABORTED', 'opening the VM was aborted', { cause: options.signal.reason })
+  }
+  const colon = uri.indexOf(':')
+  const scheme = uri.slice(0, Math.max(colon, 0))
+  const place = uri.slice(colon + 1)
+  if (colon <= 0 || place === '') throw invalid(`'${uri}' names no source: use raw:PATH or qemu:SOCKET`)
+  switch (scheme) {
+    case 'raw':
+      return openRaw(place)
+    case 'qemu': {
+      const { openQemu } = await import('./qemu.js')
+      return openQemu(place, options)
+    }
+    default:
+      throw invalid(`the source '${scheme}' is not known: use raw:PATH or qemu:SOCKET`)
+  }
+}
