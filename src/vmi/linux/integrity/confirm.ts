@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { CloudAppError } from '../../../errors.js'
 import type { Candidate, Hit } from './hit.js'
 
 /** What confirming needs from its surroundings. */
@@ -39,7 +40,9 @@ async function untilTheGuestRan({ clock, signal }: Pace): Promise<boolean> {
   const before = await clock()
   const deadline = performance.now() + STANDSTILL_MS
   do {
-    await sleep(50 + Math.random() * 150, undefined, signal === undefined ? {} : { signal })
+    await sleep(50 + Math.random() * 150, undefined, signal === undefined ? {} : { signal }).catch((cause) => {
+      throw new CloudAppError('ERR_CLOUDAPP_ABORTED', 'the inspection was aborted', { cause })
+    })
     if ((await clock()) !== before) return true
   } while (performance.now() < deadline)
   return false
