@@ -1,0 +1,215 @@
+import { createHash } from 'node:crypto'
+import { type FileHandle, open, readFile, rename, stat } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import type { PublicKey } from '../capabilities/keys.js'
+import { CloudAppError } from '../errors.js'
+import { type Deferred, deferred } from '../transport/deferred.js'
+import { Reserve } from './audit/reserve.js'
+
+/** What a block has used of the limits it names itself. */
+export interface Usage {
+  readonly uses: number
+  readonly outputBytes: number
+}
+
+/** Space kept for revocations on a full disk: about 400 of them. */
+const RESERVE = 64 * 1024
+
+/** The journal is written anew at start if it has more than so many lines for each fact that stands. */
+const SLACK = 4
+
+type Line =
+  | { readonly kind: 'revoked'; readonly issuer: PublicKey; readonly block: string; readonly at: number }
+  | { readonly kind: 'used'; readonly key: string; readonly uses: number; readonly outputBytes: number }
+
+/**
+ * What the broker must never forget: revoked blocks, and how much of a limited block is used up. An append-only journal
+ * of lines, each with a checksum, synced before the caller goes on; read back at start. Waiting lines share a sync.
+ */
+export class BrokerState {
+  readonly #path: string
+  readonly #reserve: Reserve
+  readonly #revoked = new Map<string, number>()
+  readonly #used = new Map<string, Usage>()
+  #file: FileHandle
+  #length: number
+  #queue: { readonly text: string; readonly vital: boolean; readonly done: Deferred<void> }[] = []
+  #flushing: Promise<void> | undefined
+
+  private constructor(path: string, file: FileHandle, length: number, reserve: Reserve) {
+    this.#path = path
+    this.#file = file
+    this.#length = length
+    this.#reserve = reserve
+  }
+
+  /**
+   * Opens the state in `folder`, which must exist.
+   *
+   * @throws CloudAppError `ERR_CLOUDAPP_STORE` if the journal was damaged: what it forgot could be a revocation.
+   */
+  static async open(folder: string): Promise<BrokerState> {
+    const path = join(folder, 'state.journal')
+    let text = ''
+    try {
+      text = await readFile(path, 'utf8')
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') throw storeError('can not be read', cause)
+    }
+    try {
+      const reserve = Reserve.open(path, RESERVE)
+      // A last line without its end was torn by a crash, and nobody was told that it was written.
+      const whole = text.slice(0, text.lastIndexOf('\n') + 1)
+      const lines = [...parse(whole), ...parse(reserve.lines().toString('utf8'))]
+      const file = await open(path, 'a', 0o600)
+      await file.truncate(Buffer.byteLength(whole))
+      const state = new BrokerState(path, file, Buffer.byteLength(whole), reserve)
+      for (const line of lines) state.#apply(line)
+      if (reserve.used > 0 || lines.length > SLACK * (state.#revoked.size + state.#used.size) + 64)
+        await state.#compact()
+      await syncFolder(path)
+      return state
+    } catch (cause) {
+      throw CloudAppError.is(cause) ? cause : storeError('can not be opened', cause)
+    }
+  }
+
+  /** When the block was revoked (ms UTC), or undefined. Only the issuer of a chain can have revoked blocks of it. */
+  revokedAt(issuer: PublicKey, block: string): number | undefined {
+    return this.#revoked.get(`${issuer} ${block}`)
+  }
+
+  /** Holds at once; resolves when it is on the disk. Succeeds on a full disk too. */
+  async revoke(issuer: PublicKey, block: string, at: number): Promise<void> {
+    if (this.#revoked.has(`${issuer} ${block}`)) return this.flushed()
+    const line: Line = { kind: 'revoked', issuer, block, at }
+    this.#apply(line)
+    await this.#append(line, true)
+  }
+
+  usage(key: string): Usage {
+    return this.#used.get(key) ?? { uses: 0, outputBytes: 0 }
+  }
+
+  /** Holds at once; resolves when it is on the disk. @throws CloudAppError `ERR_CLOUDAPP_STORE` */
+  async use(key: string, usage: Usage): Promise<void> {
+    const line: Line = { kind: 'used', key, ...usage }
+    this.#apply(line)
+    await this.#append(line, false)
+  }
+
+  /** Resolves when everything given so far is on the disk. */
+  async flushed(): Promise<void> {
+    while (this.#flushing !== undefined) await this.#flushing
+  }
+
+  async close(): Promise<void> {
+    await this.flushed().catch(() => undefined)
+    await this.#file.close()
+    this.#reserve.close()
+  }
+
+  #apply(line: Line): void {
+    if (line.kind === 'revoked') this.#revoked.set(`${line.issuer} ${line.block}`, line.at)
+    else this.#used.set(line.key, { uses: line.uses, outputBytes: line.outputBytes })
+  }
+
+  #append(line: Line, vital: boolean): Promise<void> {
+    const done = deferred<void>()
+    this.#queue.push({ text: encode(line), vital, done })
+    this.#flushing ??= this.#flush().finally(() => {
+      this.#flushing = undefined
+    })
+    return done.promise
+  }
+
+  async #flush(): Promise<void> {
+    while (this.#queue.length > 0) {
+      const batch = this.#queue
+      this.#queue = []
+      try {
+        await this.#write(Buffer.from(batch.map(({ text }) => text).join('')))
+        for (const { done } of batch) done.resolve()
+      } catch (cause) {
+        for (const { text, vital, done } of batch) {
+          if (vital && this.#reserve.add(Buffer.from(text))) done.resolve()
+          else done.reject(storeError('can not be written', cause))
+        }
+      }
+    }
+  }
+
+  async #write(bytes: Buffer): Promise<void> {
+    try {
+      let at = 0
+      while (at < bytes.length) at += (await this.#file.write(bytes, at)).bytesWritten
+      await this.#file.datasync()
+      this.#length += bytes.length
+    } catch (error) {
+      // Half a line must not stand before the next one.
+      await this.#file.truncate(this.#length).catch(() => undefined)
+      throw error
+    }
+  }
+
+  /** Writes the facts that stand into a new journal and puts it in the old one's place. */
+  async #compact(): Promise<void> {
+    const lines: string[] = []
+    for (const [name, at] of this.#revoked) {
+      const [issuer, block] = name.split(' ') as [PublicKey, string]
+      lines.push(encode({ kind: 'revoked', issuer, block, at }))
+    }
+    for (const [key, usage] of this.#used) lines.push(encode({ kind: 'used', key, ...usage }))
+    const fresh = `${this.#path}.new`
+    let file: FileHandle | undefined
+    try {
+      file = await open(fresh, 'w', 0o600)
+      await file.writeFile(lines.join(''))
+      await file.sync()
+    } catch {
+      // A full disk: the old journal and the reserve go on holding everything.
+      await file?.close()
+      return
+    }
+    await file.close()
+    await rename(fresh, this.#path)
+    await syncFolder(this.#path)
+    await this.#file.close()
+    this.#file = await open(this.#path, 'a', 0o600)
+    this.#length = (await stat(this.#path)).size
+    this.#reserve.clear()
+  }
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(dirname(path), 'r')
+  try {
+    await folder.sync()
+  } finally {
+    await folder.close()
+  }
+}
+
+function encode(line: Line): string {
+  const json = JSON.stringify(line)
+  return `${checksum(json)} ${json}\n`
+}
+
+function parse(text: string): Line[] {
+  return text
+    .split('\n')
+    .slice(0, -1)
+    .map((row, i) => {
+      const json = row.slice(17)
+      if (row.slice(0, 16) !== checksum(json)) throw storeError(`is damaged at line ${i + 1}`)
+      return JSON.parse(json) as Line
+    })
+}
+
+function checksum(json: string): string {
+  return createHash('sha256').update('cloudapp broker state v1\0').update(json).digest('hex').slice(0, 16)
+}
+
+function storeError(what: string, cause?: unknown): CloudAppError {
+  return new CloudAppError('ERR_CLOUDAPP_STORE', `The broker's state ${what}`, { cause })
+}
