@@ -6,6 +6,8 @@ const built = ['test/package/**', 'test/cli/**', 'test/docs/**']
 export default defineConfig({
   resolve: { alias: { '@cloudapp/sdk': new URL('./src', import.meta.url).pathname } },
   test: {
+    // The parser process runs a program of its own, also beside unbuilt sources.
+    globalSetup: ['test/setup/parser.ts'],
     projects: [
       {
         extends: true,
