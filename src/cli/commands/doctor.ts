@@ -1,3 +1,4 @@
+import { defaultCacheDirectory } from '../../vmi/linux/cache.js'
 import type { Command, Output } from '../command.js'
 import type { Check, SourceVerdict } from '../doctor/check.js'
 import { checkCache, checkNode, checkPermissions, checkPlatform, checkQemu } from '../doctor/host.js'
@@ -19,7 +20,7 @@ export const command: Command = {
       checkBackend('koffi'),
       checkBackend('ffi-napi'),
       checkPermissions(),
-      checkCache(profileCacheFolder()),
+      checkCache(defaultCacheDirectory()),
       checkQemu(),
       ...checkXen(),
     ]

@@ -1,0 +1,120 @@
+import { readdirSync, rmSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { Consumer, manifest, pack, root, subpaths } from './packed.js'
+
+let packed: ReturnType<typeof pack>
+beforeAll(() => {
+  packed = pack()
+})
+afterAll(() => rmSync(packed.folder, { recursive: true, force: true }))
+
+describe.each([['the npm of this machine'], ['npm@10']])('installed by %s where there is no compiler', (npm) => {
+  const consumer = new Consumer()
+  afterAll(() => consumer[Symbol.dispose]())
+
+  beforeAll(() => {
+    const install = ['install', '--ignore-scripts', '--no-audit', '--no-fund', ...packed.tarballs]
+    const args = npm === 'npm@10' ? ['exec', '--yes', '--package=npm@10', '--', 'npm', ...install] : install
+    // `npm exec` runs its program through a shell: the one thing on this PATH that is not node or npm.
+    const { code, stderr } = consumer.run('npm', args, npm === 'npm@10' ? { npm_config_script_shell: '/bin/sh' } : {})
+    expect(code, stderr).toBe(0)
+  })
+
+  it('has no compiler to fall back to', () => {
+    for (const program of ['cc', 'gcc', 'clang', 'make', 'python3', 'node-gyp']) {
+      const found = consumer.script(
+        `import { spawnSync } from 'node:child_process'; console.log(spawnSync('${program}').error?.code)`,
+      )
+      expect(found.stdout.trim()).toBe('ENOENT')
+    }
+  })
+
+  it.each(subpaths)('%s can be imported and required', (subpath) => {
+    const imported = consumer.script(`console.log(Object.keys(await import('${subpath}')).length)`)
+    expect(imported.stderr).toBe('')
+    expect(Number(imported.stdout)).toBeGreaterThan(0)
+  })
+
+  it('runs cloudapp doctor with the packed native library', () => {
+    const main = path.join(consumer.folder, 'node_modules/.bin/cloudapp')
+    const { code, stdout, stderr } = consumer.run(main, ['doctor', '--json'])
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const native = JSON.parse(stdout).checks.find((check: { name: string }) => check.name === 'native library')
+    expect(native.status).toBe('ok')
+    expect(native.found).toContain('node_modules/@cloudapp/sdk-linux-x64/libcloudapp_shim.so')
+    expect(consumer.run(main, ['--version']).stdout).toBe(`${manifest.version}\n`)
+  })
+})
+
+describe('what was packed', () => {
+  const consumer = new Consumer()
+  afterAll(() => consumer[Symbol.dispose]())
+  beforeAll(() => {
+    const { code, stderr } = consumer.run('npm', [
+      'install',
+      '--ignore-scripts',
+      '--no-audit',
+      '--no-fund',
+      ...packed.tarballs,
+    ])
+    expect(code, stderr).toBe(0)
+  })
+
+  /** The shared objects in a process that ran this module: what of it is native. */
+  const nativeOf = (text: string): string[] => {
+    const { code, stdout, stderr } = consumer.script(
+      `${text}\nconsole.log(JSON.stringify(process.report.getReport().sharedObjects))`,
+    )
+    expect(code, stderr).toBe(0)
+    const objects: string[] = JSON.parse(stdout.trim().split('\n').at(-1) ?? '[]')
+    return objects.filter((file) => file.includes('node_modules'))
+  }
+
+  it('loads no native code for ./client', () => {
+    expect(nativeOf("await import('@cloudapp/sdk/client')")).toEqual([])
+  })
+
+  it('does load it to open a VM', () => {
+    writeFileSync(path.join(consumer.folder, 'ram'), Buffer.alloc(1 << 20))
+    const loaded = nativeOf(
+      "const { openVm } = await import('@cloudapp/sdk/vmi'); const vm = await openVm('raw:ram'); await vm.close()",
+    )
+    expect(loaded).toContainEqual(expect.stringMatching(/koffi\.node$/))
+    expect(loaded).toContainEqual(expect.stringMatching(/libcloudapp_shim\.so$/))
+  })
+
+  it('has types that compile for every subpath, without skipLibCheck of ours', () => {
+    const imports = subpaths.map((subpath, i) => `import * as m${i} from '${subpath}'\nvoid m${i}\n`)
+    writeFileSync(path.join(consumer.folder, 'types.ts'), imports.join(''))
+    const compilerOptions = {
+      strict: true,
+      noEmit: true,
+      target: 'ES2022',
+      module: 'NodeNext',
+      lib: ['ES2023', 'ESNext.Disposable'],
+      typeRoots: [path.join(root, 'node_modules/@types')],
+      types: ['node'],
+      skipLibCheck: false,
+    }
+    writeFileSync(path.join(consumer.folder, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['types.ts'] }))
+    const { stdout } = consumer.run('node', [path.join(root, 'node_modules/typescript/bin/tsc'), '-p', '.'])
+    expect(stdout.split('\n').filter((line) => line.includes('@cloudapp') || line.startsWith('types.ts'))).toEqual([])
+  })
+
+  it('is clean for publint and are-the-types-wrong', () => {
+    const sdk = packed.tarballs.find((file) => !file.includes('linux-x64')) ?? ''
+    const publint = consumer.run('node', [path.join(root, 'node_modules/publint/src/cli.js'), '--strict', sdk])
+    expect(publint.code, publint.stdout + publint.stderr).toBe(0)
+    const attw = path.join(root, 'node_modules/@arethetypeswrong/cli/dist/index.js')
+    const types = consumer.run('node', [attw, sdk, '--profile', 'esm-only', '--no-emoji', '--no-color'])
+    expect(types.code, types.stdout + types.stderr).toBe(0)
+  })
+
+  it('holds no source, test or secret', () => {
+    const list = readdirSync(path.join(consumer.folder, 'node_modules/@cloudapp/sdk')).sort()
+    expect(list).toEqual(['CHANGELOG.md', 'LICENSE', 'README.md', 'SECURITY.md', 'dist', 'package.json'])
+    const native = readdirSync(path.join(consumer.folder, 'node_modules/@cloudapp/sdk-linux-x64')).sort()
+    expect(native).toEqual(['LICENSE', 'README.md', 'libcloudapp_shim.so', 'package.json'])
+  })
+})
