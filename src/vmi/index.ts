@@ -3,4 +3,5 @@ export { LocalMemory, type LocalMemoryOptions, type PauseState, type RamRegion }
 export * from './memory.js'
 export { LocalVm, type LocalVmParts } from './sources/local-vm.js'
 export { openVm } from './sources/open.js'
+export { openQemu, type QemuOptions } from './sources/qemu.js'
 export { openRaw, type RawOptions } from './sources/raw.js'
