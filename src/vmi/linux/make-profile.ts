@@ -99,10 +99,10 @@ class KernelSearch {
     // The parser comes up while memory is searched.
     const spare = this.#start()
     try {
-      const found =
-        (await this.#fromVmcoreinfo(spare, false)) ??
-        (await this.#fromVmcoreinfo(spare, true)) ??
-        (await this.#byShape(spare))
+      let found = await this.#fromVmcoreinfo(spare, false)
+      // A kernel that was found but lacks a part lacks it however else it is found.
+      if (found === undefined && this.#parserError === undefined) found = await this.#fromVmcoreinfo(spare, true)
+      if (found === undefined && this.#parserError === undefined) found = await this.#byShape(spare)
       if (found !== undefined) return found
     } finally {
       spare.close()
@@ -330,7 +330,10 @@ class KernelSearch {
       } catch (error) {
         if (!CloudAppError.is(error, 'ERR_CLOUDAPP_PROFILE')) throw error
         parser = undefined
-        this.#parserError ??= error
+        const part = String(error.details?.part)
+        // Ten digits in a row stand in other places too: those are not worth an error.
+        if (part.startsWith('kallsyms')) this.#note(`at physical 0x${match.toString(16)}: ${error.message}`)
+        else this.#parserError ??= error
       }
     }
     return undefined

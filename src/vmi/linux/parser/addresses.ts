@@ -75,6 +75,7 @@ export function findAddresses(window: Window, tokens: Tokens, names: NamesPlace)
     { offsets: countAt - 8 - size, relativeBase: countAt - 8 },
     { offsets: behind, relativeBase: behind + size },
     { offsets: behind },
+    { offsets: tokens.index + 512 },
   ]
   for (const place of candidates) {
     if (!window.holds(place.offsets, size + 8)) continue

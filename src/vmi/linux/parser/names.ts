@@ -22,11 +22,12 @@ export interface Names {
 const MAX_SYMBOLS = 2_000_000
 const MAX_NAME = 1024
 const MAX_NAME_BYTES = 64 * 1024 * 1024
-/** How far before the token table its names may start. */
+/** How far before the token table its names may start (Debian 7.2: 3 MiB); nearer places are tried first. */
+const REACHES = [4 * 1024 * 1024, 24 * 1024 * 1024]
 const REACH = 24 * 1024 * 1024
 const MARKER_STEP = 256
 
-const align8 = (at: number): number => (at + 7) & ~7
+const align = (at: number, to: number): number => Math.ceil(at / to) * to
 
 /** nm(1) letters: text, data, read-only, bss, absolute, weak, … */
 function isLetter(code: number): boolean {
@@ -36,46 +37,50 @@ function isLetter(code: number): boolean {
 /**
  * Finds `kallsyms_num_syms` and the names before a token table, in any of the layouts: what counts is that so many
  * names lead to markers that agree with them, and these (5.10 and later; 6.2 puts three bytes a symbol between) to the
- * table. Source: scripts/kallsyms.c.
+ * table. Tables are aligned to 8 bytes, since 7.0 to 4. Source: scripts/kallsyms.c.
  */
 export function findNames(window: Window, tokens: Tokens): NamesPlace | undefined {
-  const lowest = Math.max(0, tokens.table - REACH)
-  const step = 512 * 1024
-  for (let top = tokens.table; top > lowest; top -= step) {
-    const bottom = Math.max(lowest, top - step)
-    const start = bottom + ((8 - (bottom % 8)) % 8)
-    const piece = window.read(bottom, Math.min(top + 8, window.size) - bottom, 'kallsyms_names')
-    for (let at = start + Math.floor((top - 8 - start) / 8) * 8; at >= start; at -= 8) {
-      const count = piece.readUInt32LE(at - bottom)
-      if (count < 1 || count > MAX_SYMBOLS || 2 * count > tokens.table - at) continue
-      if (piece.readUInt32LE(at - bottom + 4) !== 0) continue
-      if (leadsToTable(window, tokens, at, count)) return { count, countAt: at, names: at + 8 }
+  for (const reach of REACHES) {
+    const base = Math.max(0, tokens.table - reach)
+    const before = window.read(base, tokens.table - base, 'kallsyms_names')
+    const start = base % 4 === 0 ? 0 : 4 - (base % 4)
+    for (let at = start + Math.floor((before.length - 8 - start) / 4) * 4; at >= start; at -= 4) {
+      const count = before.readUInt32LE(at)
+      if (count < 1 || count > MAX_SYMBOLS || 2 * count > before.length - at) continue
+      for (const gap of before.readUInt32LE(at + 4) === 0 ? [8, 4] : [4])
+        if (leadsToTable(before, base, at + gap, count, tokens))
+          return { count, countAt: base + at, names: base + at + gap }
     }
+    if (base === 0) break
   }
   return undefined
 }
 
-function leadsToTable(window: Window, tokens: Tokens, countAt: number, count: number): boolean {
-  const names = window.read(countAt + 8, tokens.table - countAt - 8, 'kallsyms_names')
-  const markers = new Uint32Array(Math.ceil(count / MARKER_STEP))
-  let at = 0
+/** True if `count` names at `start` of `bytes` (which end at the token table, and lie at `base`) lead to their markers. */
+function leadsToTable(bytes: Buffer, base: number, start: number, count: number, tokens: Tokens): boolean {
+  const markers: number[] = []
+  let at = start
   for (let i = 0; i < count; i++) {
-    if (i % MARKER_STEP === 0) markers[i / MARKER_STEP] = at
-    let length = names[at++]
+    if (i % MARKER_STEP === 0) markers.push(at - start)
+    let length = bytes[at++]
     if (length === undefined || length === 0) return false
-    if (length & 0x80) length = (length & 0x7f) | ((names[at++] ?? 0) << 7)
+    if (length & 0x80) length = (length & 0x7f) | ((bytes[at++] ?? 0) << 7)
     if (i < 64) {
-      const first = tokens.bytes[tokens.starts[names[at] ?? 0] as number]
+      const first = tokens.bytes[tokens.starts[bytes[at] ?? 0] as number]
       if (first === undefined || !isLetter(first)) return false
     }
     at += length
-    if (at > names.length) return false
+    if (at > bytes.length) return false
   }
-  const place = align8(at)
-  if (place + 4 * markers.length > names.length) return false
-  for (const [i, marker] of markers.entries()) if (names.readUInt32LE(place + 4 * i) !== marker) return false
-  const rest = names.length - align8(place + 4 * markers.length)
-  return rest === 0 || (rest >= 3 * count && rest < 3 * count + 16) || (rest > 0 && rest < 8)
+  for (const alignment of [8, 4]) {
+    const place = align(base + at, alignment) - base
+    const end = place + 4 * markers.length
+    if (end > bytes.length) continue
+    if (markers.some((marker, i) => bytes.readUInt32LE(place + 4 * i) !== marker)) continue
+    const rest = bytes.length - end
+    if (rest < 8 || (rest >= 3 * count && rest < 3 * count + 16)) return true
+  }
+  return false
 }
 
 /** Decodes the names. @throws ERR_CLOUDAPP_PROFILE naming the symbol where the table breaks */
