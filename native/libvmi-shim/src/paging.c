@@ -32,12 +32,12 @@ static bool fail(struct ca_mapping *map, struct ca_fault *fault, uint64_t va, ui
 }
 
 /* The last level, never cached: a 4 KiB page of a known table. */
-static inline bool leaf(struct ca_mem *mem, uint64_t va, uint64_t table, uint64_t above, uint32_t flags,
-                        struct ca_mapping *map, struct ca_fault *fault) {
+static inline bool leaf(struct ca_mem *mem, uint64_t va, const struct ca_cached *above, struct ca_mapping *map,
+                        struct ca_fault *fault) {
     uint64_t entry = 0;
-    uint32_t reason = ca_phys_load64(mem, table + ((va >> 12) & 511) * 8, &entry);
+    uint32_t reason = ca_phys_load64(mem, above->base + ((va >> 12) & 511) * 8, &entry);
     if (CA_UNLIKELY(reason != CA_F_NONE)) {
-        fail(map, fault, va, 1, above, reason);
+        fail(map, fault, va, 1, above->entry, reason);
         map->span = ((va >> 21) + 1) * (1ull << 21) - va;
         return false;
     }
@@ -45,41 +45,31 @@ static inline bool leaf(struct ca_mem *mem, uint64_t va, uint64_t table, uint64_
     map->physical = (entry & ADDRESS) | (va & 0xfff);
     map->span = 0x1000 - (va & 0xfff);
     map->entry = entry;
-    map->flags = narrow(flags, entry);
+    map->flags = narrow(above->flags, entry);
     return true;
 }
 
-static inline bool large_page(uint64_t va, uint64_t base, uint64_t entry, uint32_t level, uint32_t flags,
-                              struct ca_mapping *map) {
-    uint64_t in = va & ((1ull << (12 + 9 * (level - 1))) - 1);
-    map->physical = base + (va & 0x1fffff);
-    map->span = (1ull << (12 + 9 * (level - 1))) - in;
-    map->entry = entry;
-    map->flags = flags;
-    return true;
+static bool canonical(uint64_t space, uint64_t va) {
+    uint32_t unused = 64 - (12 + 9 * (uint32_t)(space & 7));
+    return (uint64_t)((int64_t)(va << unused) >> unused) == va;
 }
 
-bool ca_translate(struct ca_mem *mem, uint64_t space, uint64_t va, struct ca_mapping *map, struct ca_fault *fault) {
-    if (space == 0) {
-        *map = (struct ca_mapping){va, 0, 0 - va, 0};
-        return true;
-    }
+/*
+ * All levels but the last: the cached (or newly filled) entry for the 2 MiB around `va`, or NULL with map->span and
+ * *fault set.
+ */
+static inline const struct ca_cached *upper(struct ca_mem *mem, uint64_t space, uint64_t va, struct ca_mapping *map,
+                                            struct ca_fault *fault) {
     uint32_t levels = space & 7;
-    uint32_t unused = 64 - (12 + 9 * levels);
-    if (CA_UNLIKELY((uint64_t)((int64_t)(va << unused) >> unused) != va)) {
+    if (CA_UNLIKELY(!canonical(space, va))) {
         *fault = (struct ca_fault){va, 0, CA_F_NON_CANONICAL, levels};
         /* To the first canonical address of the upper half. */
-        map->span = ~0ull << (63 - unused);
-        map->span -= va;
-        return false;
+        map->span = (~0ull << (11 + 9 * levels)) - va;
+        return NULL;
     }
-
     uint64_t region = va >> 21;
     struct ca_cached *cached = &mem->cache[(region ^ (region >> 10) ^ (space >> 12)) & (CA_CACHE_SLOTS - 1)];
-    if (cached->generation == mem->generation && cached->region == region && cached->space == space) {
-        if (cached->large == 0) return leaf(mem, va, cached->base, cached->entry, cached->flags, map, fault);
-        return large_page(va, cached->base, cached->entry, cached->large, cached->flags, map);
-    }
+    if (cached->generation == mem->generation && cached->region == region && cached->space == space) return cached;
 
     uint64_t table = space & ADDRESS, above = 0;
     uint32_t flags = ALL_FLAGS;
@@ -89,26 +79,88 @@ bool ca_translate(struct ca_mem *mem, uint64_t space, uint64_t va, struct ca_map
         uint32_t reason = ca_phys_load64(mem, table + ((va >> shift) & 511) * 8, &entry);
         if (CA_UNLIKELY(reason != CA_F_NONE)) {
             fail(map, fault, va, level, above, reason);
-            /* The whole table is missing, unless the file ends inside it. */
+            /* What follows in the same table is missing too. */
             if (level < levels) map->span = (((va >> (shift + 9)) + 1) << (shift + 9)) - va;
-            return false;
+            return NULL;
         }
-        if ((entry & PRESENT) == 0) return fail(map, fault, va, level, entry, CA_F_NOT_PRESENT);
-        if ((entry & LARGE) != 0) {
-            /* Bits between PAT (12) and the page's address are reserved. */
-            uint64_t reserved = ((1ull << shift) - 1) & ~0x1fffull;
-            if (level > 3 || (entry & reserved) != 0) return fail(map, fault, va, level, entry, CA_F_RESERVED_BIT);
-            uint64_t base = (entry & ADDRESS & ~((1ull << shift) - 1)) + (va & ((1ull << shift) - 1) & ~0x1fffffull);
-            flags = narrow(flags, entry);
-            *cached = (struct ca_cached){space, region, base, entry, mem->generation, (uint8_t)flags, (uint8_t)level};
-            return large_page(va, base, entry, level, flags, map);
+        if ((entry & PRESENT) == 0) {
+            fail(map, fault, va, level, entry, CA_F_NOT_PRESENT);
+            return NULL;
         }
         flags = narrow(flags, entry);
+        if ((entry & LARGE) != 0) {
+            /* Bits between PAT (12) and the page's address are reserved. */
+            uint64_t in_page = (1ull << shift) - 1;
+            if (level > 3 || (entry & in_page & ~0x1fffull) != 0) {
+                fail(map, fault, va, level, entry, CA_F_RESERVED_BIT);
+                return NULL;
+            }
+            uint64_t base = (entry & ADDRESS & ~in_page) + (va & in_page & ~0x1fffffull);
+            *cached = (struct ca_cached){space, region, base, entry, mem->generation, (uint8_t)flags, (uint8_t)level};
+            return cached;
+        }
         table = entry & ADDRESS;
         above = entry;
     }
     *cached = (struct ca_cached){space, region, table, above, mem->generation, (uint8_t)flags, 0};
-    return leaf(mem, va, table, above, flags, map, fault);
+    return cached;
+}
+
+bool ca_translate(struct ca_mem *mem, uint64_t space, uint64_t va, struct ca_mapping *map, struct ca_fault *fault) {
+    if (space == 0) {
+        *map = (struct ca_mapping){va, 0, 0 - va, 0};
+        return true;
+    }
+    const struct ca_cached *above = upper(mem, space, va, map, fault);
+    if (CA_UNLIKELY(above == NULL)) return false;
+    if (above->large == 0) return leaf(mem, va, above, map, fault);
+    uint64_t page = 1ull << (12 + 9 * (above->large - 1));
+    map->physical = above->base + (va & 0x1fffff);
+    map->span = page - (va & (page - 1));
+    map->entry = above->entry;
+    map->flags = above->flags;
+    return true;
+}
+
+static const uint8_t *host_of(struct ca_mem *mem, uint64_t gpa) {
+    uint8_t *host;
+    uint64_t bytes;
+    return mem->ops->at(mem, gpa, &host, &bytes) == CA_F_NONE ? host : (const uint8_t *)mem;
+}
+
+/* Nothing but the prefetches, so that as many as the processor holds are under way together. */
+static void prefetch(const uint8_t *const *hosts, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) __builtin_prefetch(hosts[i]);
+}
+
+void ca_prefetch(struct ca_mem *mem, uint64_t space, const uint64_t *addresses, uint32_t count) {
+    const uint8_t *hosts[CA_GROUP];
+    uint64_t tables[CA_GROUP]; /* where the last level's entry is; 0: not needed */
+    uint32_t more = 0;
+    if (count > CA_GROUP) count = CA_GROUP;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t gpa = addresses[i];
+        tables[i] = 0;
+        if (space != 0) {
+            struct ca_mapping map;
+            struct ca_fault fault;
+            const struct ca_cached *above = upper(mem, space, addresses[i], &map, &fault);
+            if (above == NULL) {
+                hosts[i] = (const uint8_t *)mem;
+                continue;
+            }
+            if (above->large == 0) gpa = tables[i] = above->base + ((addresses[i] >> 12) & 511) * 8;
+            else gpa = above->base + (addresses[i] & 0x1fffff);
+        }
+        hosts[i] = host_of(mem, gpa);
+    }
+    prefetch(hosts, count);
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t entry;
+        if (tables[i] == 0 || ca_phys_load64(mem, tables[i], &entry) != CA_F_NONE || (entry & PRESENT) == 0) continue;
+        hosts[more++] = host_of(mem, (entry & ADDRESS) | (addresses[i] & 0xfff));
+    }
+    prefetch(hosts, more);
 }
 
 bool ca_load(struct ca_mem *mem, uint64_t space, uint64_t va, void *to, uint64_t bytes, struct ca_fault *fault) {

@@ -92,10 +92,16 @@ int32_t ca_read(int32_t handle, uint32_t flags, uint32_t budget_us, const void *
     result = CA_OK;
     for (; c->request < nrequests; c->request++, c->index = 0) {
         const struct request *r = &rows[c->request];
+        /* A resumed call begins a group of its own. */
+        uint32_t grouped = c->index;
         while (c->index < r->count) {
             uint64_t address = at[r->first + c->index];
             uint8_t *to = (uint8_t *)out + r->out + c->index * r->length;
             struct ca_fault unused;
+            if (r->length <= CA_PAGE && (c->index - grouped) % CA_GROUP == 0) {
+                uint32_t left = (uint32_t)r->count - c->index;
+                ca_prefetch(mem, r->space, &at[r->first + c->index], left < CA_GROUP ? left : CA_GROUP);
+            }
             /* The common case, without the book-keeping: a word that can be read. */
             if (r->length == 8 && c->done == 0 && ca_load64(mem, r->space, address, (uint64_t *)(void *)to, &unused)) {
                 c->index++;
