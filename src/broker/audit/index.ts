@@ -1,0 +1,7 @@
+export type { AuditFault, AuditFaultKind } from './chain.js'
+export type { CounterOptions, OperationCounter } from './counter.js'
+export { headToText, parseHead } from './head.js'
+export { AuditLog, type AuditLogOptions } from './log.js'
+export type { AuditQuota } from './quota.js'
+export * from './types.js'
+export { type AuditReport, readAudit, type VerifyAuditOptions, verifyAudit } from './verify.js'

@@ -1,0 +1,2 @@
+export { KeyPair } from '../../../src/capabilities/index.js'
+export { CloudAppError } from '../../../src/errors.js'
