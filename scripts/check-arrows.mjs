@@ -14,7 +14,7 @@ export const ARROWS = {
   vmi: ['native'],
   host: ['native'],
   capabilities: ['vmi', 'transport'],
-  testing: ['vmi'],
+  testing: ['vmi', 'capabilities'],
   broker: ['capabilities', 'vmi', 'transport', 'host'],
   syscall: ['vmi', 'capabilities'],
   nested: ['vmi', 'capabilities'],

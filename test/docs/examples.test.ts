@@ -1,0 +1,73 @@
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { build } from 'esbuild'
+import ts from 'typescript'
+import { describe, expect, it } from 'vitest'
+import { type Block, commentBlocks, documentBlocks, root } from './blocks.js'
+
+const blocks = [...documentBlocks(), ...commentBlocks()]
+
+// Inside the package, so that '@cloudapp/sdk' is the package itself, as a user has it.
+const folder = path.join(root, 'build', 'doc-blocks')
+const fileOf = (index: number) => path.join(folder, `block-${index}.ts`)
+
+function compile(files: readonly string[]): ts.Diagnostic[] {
+  const config = ts.readConfigFile(path.join(root, 'tsconfig.json'), ts.sys.readFile)
+  const { options } = ts.parseJsonConfigFileContent(config.config, ts.sys, root)
+  const program = ts.createProgram([...files], {
+    ...options,
+    // A block may name something only to show it, and knows how long its arrays are.
+    noUnusedLocals: false,
+    noUncheckedIndexedAccess: false,
+    paths: { ...options.paths, '@cloudapp-source/*': ['./src/*'] },
+  })
+  return [...ts.getPreEmitDiagnostics(program)].filter((diagnostic) => diagnostic.file?.fileName.startsWith(folder))
+}
+
+function report(diagnostic: ts.Diagnostic): string {
+  const file = diagnostic.file
+  const index = Number(/block-(\d+)\.ts$/.exec(file?.fileName ?? '')?.[1])
+  const line = file?.getLineAndCharacterOfPosition(diagnostic.start ?? 0).line ?? 0
+  return `${blocks[index]?.where} line ${line + 1}: ${ts.flattenDiagnosticMessageText(diagnostic.messageText, ' ')}`
+}
+
+describe('the code in the documents', () => {
+  rmSync(folder, { recursive: true, force: true })
+  mkdirSync(folder, { recursive: true })
+  for (const [index, block] of blocks.entries()) writeFileSync(fileOf(index), `${block.code}\nexport {}\n`)
+
+  it('is there', () => {
+    expect(blocks.map((block) => block.where)).toContainEqual(expect.stringMatching(/^README\.md:/))
+  })
+
+  it('compiles against the sources', () => {
+    expect(compile(blocks.map((_, index) => fileOf(index))).map(report)).toEqual([])
+  })
+
+  const running = [...blocks.entries()].filter(([, block]: [number, Block]) => block.runs)
+  it.runIf(running.length > 0).each(running.map(([index, { where }]) => ({ index, where })))(
+    '$where runs',
+    async ({ index }) => {
+      const outfile = fileOf(index).replace(/\.ts$/, '.mjs')
+      await build({
+        entryPoints: [fileOf(index)],
+        outfile,
+        bundle: true,
+        format: 'esm',
+        platform: 'node',
+        target: 'node20',
+        packages: 'external',
+        alias: { '@cloudapp-source': path.join(root, 'src') },
+        logLevel: 'error',
+      })
+      await import(pathToFileURL(outfile).href)
+    },
+  )
+
+  it('would be refused if it were wrong', () => {
+    const wrong = path.join(folder, 'block-0.ts')
+    writeFileSync(wrong, "import { nothingOfThatName } from '@cloudapp/sdk'\nnothingOfThatName()\n")
+    expect(compile([wrong]).map((diagnostic) => diagnostic.code)).toEqual([2305])
+  })
+})
