@@ -1,4 +1,14 @@
 export * from './guest.js'
+export * from './linux/index.js'
+export type { Evidence, Hit, HitKind } from './linux/integrity/hit.js'
+export {
+  CHECKS as INTEGRITY_CHECKS,
+  type Check as IntegrityCheck,
+  crossView,
+  type IntegrityOptions,
+  type IntegrityReport,
+  integrity,
+} from './linux/integrity/integrity.js'
 export { LocalMemory, type LocalMemoryOptions, type PauseState, type RamRegion } from './local.js'
 export * from './memory.js'
 export { LocalVm, type LocalVmParts } from './sources/local-vm.js'

@@ -1,6 +1,6 @@
 export { BtfKind } from './btf.js'
 export { KNOWN_FIELDS, KNOWN_SYMBOLS, type KnownField, type KnownSymbol } from './known.js'
-export { type AddressRange, type AttachOptions, Linux } from './linux.js'
+export { type AddressRange as KernelRange, type AttachOptions, Linux } from './linux.js'
 export { type MakeProfileOptions, makeKernelProfile } from './make-profile.js'
 export type { Module, ModuleList, ModuleOptions, ModuleRange } from './modules.js'
 export { type BootFacts, type ImageFacts, KernelProfile, type SectionInfo } from './profile.js'
