@@ -1,0 +1,312 @@
+import { writeFile } from 'node:fs/promises'
+import { CloudAppError } from '../errors.js'
+import { checkOptions } from '../options.js'
+import type { GuestVm } from '../vmi/guest.js'
+import type { Space } from '../vmi/memory.js'
+import { Attacks, type PatchOptions } from './attacks.js'
+import { DEFAULT_MODULES, DEFAULT_TASKS } from './defaults.js'
+import { type Built, buildKernel } from './kernel/build.js'
+import type { ModuleBook, ModuleSpec, SyntheticModule } from './kernel/modules.js'
+import { kernelVersion } from './kernel/shapes.js'
+import { syscallNames } from './kernel/syscalls.js'
+import type { SyntheticTask, TaskBook, TaskSpec } from './kernel/tasks.js'
+import { Lies } from './lies.js'
+import type { StructRef } from './machine/structs.js'
+import { openSyntheticVm, type SyntheticVmOptions } from './vm.js'
+
+export interface SyntheticGuestOptions {
+  /** `uname -r`; its major and minor number decide on the shape of structures and tables. `6.1.0-test` by default. */
+  readonly release?: string
+  /** Draws addresses, field offsets and names: another seed is another kernel. 1 by default. */
+  readonly seed?: number
+  /** Bytes of RAM, a multiple of 2 MiB from 16 MiB to 1 GiB; 32 MiB by default. */
+  readonly memory?: number
+  /** Levels of the page tables; 5 by default. */
+  readonly levels?: 4 | 5
+  /** Page size of the direct map; `2M` by default. */
+  readonly pages?: '4K' | '2M' | '1G'
+  /** False puts everything where it lies without KASLR. */
+  readonly kaslr?: boolean
+  /** 2 by default, at most 64. */
+  readonly cpus?: number
+  /** A small server's by default. pid 1 and 2 are added where they are missing. */
+  readonly tasks?: readonly TaskSpec[]
+  /** Six by default, in the order they are loaded. */
+  readonly modules?: readonly ModuleSpec[]
+  /** Functions without meaning in the kernel's text, beside some 1,100 of system calls; 1,500 by default. */
+  readonly functions?: number
+  /** Adds what a busy system has: a traced function, a kprobe, BPF programs. False by default. */
+  readonly busy?: boolean
+  /** False leaves the kernel's types out. */
+  readonly btf?: boolean
+  /** False leaves VMCOREINFO out. */
+  readonly vmcoreinfo?: boolean
+  /** Whether VMCOREINFO names the kallsyms tables; by the release (6.0 and later) by default. */
+  readonly kallsymsNamed?: boolean
+}
+
+const KNOWN = [
+  'release',
+  'seed',
+  'memory',
+  'levels',
+  'pages',
+  'kaslr',
+  'cpus',
+  'tasks',
+  'modules',
+  'functions',
+  'busy',
+  'btf',
+  'vmcoreinfo',
+  'kallsymsNamed',
+] as const
+
+const MIB = 1 << 20
+const PAGE_SIZES = { '4K': 0x1000, '2M': 0x20_0000, '1G': 0x4000_0000 } as const
+
+function refuse(message: string): never {
+  throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', message)
+}
+
+/** A Linux guest that exists only in a buffer. Made by {@link syntheticGuest}. */
+export class SyntheticGuest {
+  /** The guest's RAM; the offset is the physical address. Writing to it is writing to the guest. */
+  readonly ram: Uint8Array
+  readonly release: string
+  /** Ways in which this guest can deceive who reads it. */
+  readonly lies: Lies
+  readonly #built: Built
+  readonly #attacks: Attacks
+
+  private constructor(built: Built, release: string) {
+    this.#built = built
+    this.ram = built.machine.ram
+    this.release = release
+    this.lies = new Lies(built)
+    this.#attacks = new Attacks(built)
+  }
+
+  /** See {@link syntheticGuest}. */
+  static create(options: SyntheticGuestOptions = {}): SyntheticGuest {
+    checkOptions('syntheticGuest', options, KNOWN)
+    const { release = '6.1.0-test', seed = 1, memory = 32 * MIB, levels = 5, pages = '2M', cpus = 2 } = options
+    const version = kernelVersion(release)
+    if (version === undefined) refuse(`release '${release}' does not start with a major and a minor number`)
+    if (version.version < 505 || version.version > 799) refuse(`releases 5.5 to 7.99 are known, not '${release}'`)
+    if (!Number.isSafeInteger(seed)) refuse('seed must be an integer')
+    if (!Number.isSafeInteger(memory) || memory % (2 * MIB) !== 0 || memory < 16 * MIB || memory > 1024 * MIB) {
+      refuse(`memory must be a multiple of 2 MiB from 16 MiB to 1 GiB, not ${memory}`)
+    }
+    if (levels !== 4 && levels !== 5) refuse('levels must be 4 or 5')
+    const directPage = PAGE_SIZES[pages]
+    if (directPage === undefined) refuse(`pages must be one of ${Object.keys(PAGE_SIZES).join(', ')}`)
+    if (!Number.isInteger(cpus) || cpus < 1 || cpus > 64) refuse('cpus must be an integer from 1 to 64')
+    const functions = options.functions ?? 1500
+    if (!Number.isInteger(functions) || functions < 0 || functions > 8000) refuse('functions must be from 0 to 8000')
+    const built = buildKernel({
+      ...version,
+      seed,
+      memory,
+      levels,
+      kaslr: options.kaslr ?? true,
+      directPage,
+      cpus,
+      functions,
+      btf: options.btf ?? true,
+      vmcoreinfo: options.vmcoreinfo ?? true,
+      named: options.kallsymsNamed ?? version.version >= 600,
+    })
+    const guest = new SyntheticGuest(built, release)
+    const tasks = options.tasks ?? DEFAULT_TASKS
+    const given = new Set(tasks.map(({ pid }) => pid))
+    const first: TaskSpec[] = [
+      { pid: 1, comm: 'init' },
+      { pid: 2, comm: 'kthreadd', kernelThread: true },
+    ]
+    for (const task of first) if (!given.has(task.pid)) guest.addTask(task)
+    for (const task of tasks) guest.addTask(task)
+    for (const module of options.modules ?? DEFAULT_MODULES) guest.addModule(module)
+    if (options.busy === true) guest.#attacks.work()
+    return guest
+  }
+
+  /** The kernel's address space. */
+  get space(): Space {
+    return this.#built.machine.space
+  }
+
+  /** Address of a kernel symbol. @throws ERR_CLOUDAPP_NOT_FOUND */
+  symbol(name: string): bigint {
+    const address = this.#built.kernel.image.find(name)
+    if (address === undefined) {
+      throw new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', `the synthetic kernel has no symbol '${name}'`)
+    }
+    return address
+  }
+
+  /** Names of all kernel symbols. */
+  symbols(): string[] {
+    return this.#built.kernel.image.symbols.map(({ name }) => name)
+  }
+
+  /** Offset of a member, such as `offset('task_struct', 'se.group_node')`. @throws ERR_CLOUDAPP_NOT_FOUND */
+  offset(struct: string, path: string): number {
+    const { types } = this.#built.kernel
+    if (!types.has(struct) || !types.hasField(struct, path)) {
+      throw new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', `the synthetic kernel has no member ${struct}.${path}`)
+    }
+    return types.offset(struct, path)
+  }
+
+  /** A structure of the guest, to look at and to change: `guest.struct('cred', at).set('uid.val', 0)`. */
+  struct(name: string, address: bigint): StructRef {
+    if (!this.#built.kernel.types.has(name)) {
+      throw new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', `the synthetic kernel has no struct ${name}`)
+    }
+    return this.#built.kernel.at(name, address)
+  }
+
+  /** Bytes at a kernel address, as a view of {@link ram}. */
+  bytes(address: bigint, length: number): Uint8Array {
+    return this.#checked(() => this.#built.machine.bytes(address, length))
+  }
+
+  /** The task's address, page-table root and the rest, hidden or not. @throws ERR_CLOUDAPP_NOT_FOUND */
+  task(pid: number): SyntheticTask {
+    return this.#checked(() => this.#built.tasks.get(pid))
+  }
+
+  /** Every task there is, threads and hidden ones too. */
+  tasks(): SyntheticTask[] {
+    return this.#built.tasks.all()
+  }
+
+  addTask(spec: TaskSpec): SyntheticTask {
+    checkOptions('addTask', spec, [
+      'pid',
+      'comm',
+      'uid',
+      'gid',
+      'ppid',
+      'kernelThread',
+      'threads',
+      'state',
+      'cpu',
+      'cgroup',
+    ])
+    return this.#checked(() => this.#built.tasks.add(spec))
+  }
+
+  /** Ends a process: it leaves every book of the kernel. */
+  exitTask(pid: number): void {
+    this.#checked(() => this.#built.tasks.exit(pid))
+  }
+
+  /** Hides a process as a rootkit does, by default from the task list only; `from` names other books. */
+  hideTask(pid: number, options: { readonly from?: readonly TaskBook[] } = {}): void {
+    checkOptions('hideTask', options, ['from'])
+    this.#checked(() => this.#built.tasks.hide(pid, options.from ?? ['list']))
+  }
+
+  /** @throws ERR_CLOUDAPP_NOT_FOUND */
+  module(name: string): SyntheticModule {
+    return this.#checked(() => this.#built.modules.get(name))
+  }
+
+  /** Every module there is, hidden ones too. */
+  modules(): SyntheticModule[] {
+    return this.#built.modules.all()
+  }
+
+  addModule(spec: ModuleSpec): SyntheticModule {
+    checkOptions('addModule', spec, ['name', 'size', 'symbols', 'state'])
+    return this.#checked(() => this.#built.modules.add(spec))
+  }
+
+  /** Hides a module as a rootkit does, by default from the module list and from sysfs; its code stays. */
+  hideModule(name: string, options: { readonly from?: readonly ModuleBook[] } = {}): void {
+    checkOptions('hideModule', options, ['from'])
+    this.#checked(() => this.#built.modules.hide(name, options.from ?? ['list', 'kobject']))
+  }
+
+  /** Names of the system calls this kernel has. */
+  syscalls(): string[] {
+    return syscallNames().filter((name) => name !== undefined)
+  }
+
+  /**
+   * Diverts a system call to `target`.
+   *
+   * @param name as in `__x64_sys_<name>`
+   * @returns the address that was changed
+   * @throws ERR_CLOUDAPP_NOT_FOUND if there is no such system call
+   */
+  patchSyscall(name: string, target: bigint, options: PatchOptions = {}): bigint {
+    checkOptions('patchSyscall', options, ['by'])
+    return this.#checked(() => this.#attacks.patchSyscall(name, target, options.by ?? 'jump'))
+  }
+
+  /** Lets an interrupt's gate lead to `target`. */
+  patchInterrupt(vector: number, target: bigint): void {
+    this.#checked(() => this.#attacks.patchInterrupt(vector, target))
+  }
+
+  /** Lets the SYSCALL instruction of a CPU (of all by default) enter at `target`: MSR LSTAR. */
+  patchEntry(target: bigint, cpu?: number): void {
+    this.#checked(() => this.#attacks.patchEntry(target, cpu))
+  }
+
+  /** Maps code that no book of the kernel knows; its address. */
+  injectCode(size = 4096): bigint {
+    return this.#checked(() => this.#attacks.injectCode(size))
+  }
+
+  /** The guest as a VM: what a source or a delegation gives. Each call opens a handle of its own. */
+  vm(options: SyntheticVmOptions = {}): GuestVm {
+    return openSyntheticVm(this.#built, this.#attacks, this.lies, options)
+  }
+
+  /** Writes the RAM to a file that `raw:` opens. */
+  async write(path: string): Promise<void> {
+    await writeFile(path, this.ram.subarray(0, this.lies.end))
+  }
+
+  /** The parts below speak of mistakes in plain RangeErrors. */
+  #checked<T>(work: () => T): T {
+    try {
+      return work()
+    } catch (cause) {
+      if (!(cause instanceof RangeError)) throw cause
+      const code = /\bno (task|module|symbol|CPU|system call)\b/.test(cause.message)
+        ? 'ERR_CLOUDAPP_NOT_FOUND'
+        : 'ERR_CLOUDAPP_INVALID_ARGUMENT'
+      throw new CloudAppError(code, cause.message, { cause })
+    }
+  }
+}
+
+/**
+ * Makes a Linux guest in a buffer: page tables, VMCOREINFO, kallsyms, BTF, tasks, modules and the kernel's hooks, all as
+ * the real kernel lays them out but with field offsets and addresses drawn from a seed. What attaches to a real VM
+ * attaches to it with the same code. The same options give the same bytes.
+ *
+ * @throws ERR_CLOUDAPP_UNKNOWN_OPTION; ERR_CLOUDAPP_INVALID_ARGUMENT, also for RAM too small for what is asked
+ *
+ * @example
+ * ```ts
+ * const guest = syntheticGuest({ seed: 7, tasks: [{ pid: 42, comm: 'miner', uid: 1000 }] })
+ * guest.hideTask(42)
+ * const linux = await Linux.attach(guest.vm())
+ * const pids = (await linux.tasks()).map((task) => task.pid)
+ * assert.deepEqual(pids, [1, 2])
+ * ```
+ */
+export function syntheticGuest(options: SyntheticGuestOptions = {}): SyntheticGuest {
+  try {
+    return SyntheticGuest.create(options)
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause
+    throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', cause.message, { cause })
+  }
+}
