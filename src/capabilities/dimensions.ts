@@ -16,7 +16,7 @@ export class Malformed extends Error {}
 
 /**
  * One way to narrow. `within` decides whether a block may write `inner` where `outer` holds; `meet` is what holds after
- * both. For all values: `within(meet(a, b), a)` and, if `within(b, a)`, `meet(a, b)` equals `b`.
+ * both. Where `within(b, a)`: `within(meet(a, b), a)` and `within(meet(a, b), b)`.
  */
 export interface Dimension<T> {
   /** Key in the caveat map. Never reused. */
@@ -136,6 +136,10 @@ const memory: Dimension<MemoryScope> = {
     return out
   },
   fault: (value) => {
+    if (typeof value !== 'object' || Array.isArray(value))
+      return 'must be an object with physical, kernel or process ranges'
+    const unknown = Object.keys(value).find((key) => !MEMORY_PARTS.some(([, part]) => part === key))
+    if (unknown !== undefined) return `knows no '${unknown.slice(0, 64)}', only physical, kernel and process`
     for (const [, part] of MEMORY_PARTS) {
       const ranges = value[part] ?? []
       if (ranges.length > TOKEN_LIMITS.ranges) return `has more than ${TOKEN_LIMITS.ranges} ${part} ranges`

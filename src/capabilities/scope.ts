@@ -89,7 +89,8 @@ const CGROUP_BYTES = 255
 
 /** Why `scope` is not a well-formed process scope, or undefined if it is. */
 export function processScopeFault(scope: ProcessScope): string | undefined {
-  const { name, cgroup } = scope
+  const { name, cgroup, ...unknown } = scope
+  if (Object.keys(unknown).length > 0) return 'knows of a process only name and cgroup'
   if (name === undefined && cgroup === undefined) return 'a process scope needs a name or a cgroup'
   if (name !== undefined) {
     // TASK_COMM_LEN, include/linux/sched.h: 16 bytes with the NUL.

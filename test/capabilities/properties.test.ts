@@ -1,0 +1,184 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { decodeBlock, dimension, encodeBlock } from '../../src/capabilities/block.js'
+import { attenuateToken, CAVEAT_NAMES, type Grant, inCgroup, type Narrowing } from '../../src/capabilities/index.js'
+import { inspectToken } from '../../src/capabilities/inspect.js'
+import { findWidening, narrowGrant } from '../../src/capabilities/narrow.js'
+import { CloudAppError } from '../../src/errors.js'
+import { narrowing, rights } from './arbitraries.js'
+import { mint, NOW, sd, verify } from './rig.js'
+
+/** Says of one concrete act whether a grant allows it: written anew here, point by point, and not by set algebra. */
+interface Act {
+  right: string
+  time: number
+  transport: string
+  memory: 'physical' | 'kernel' | 'process'
+  address: bigint
+  process: { name: string; cgroup: string }
+  syscall: number
+  amount: number
+}
+
+const act: fc.Arbitrary<Act> = fc.record({
+  right: rights.map((words) => words[0] as string),
+  time: fc.integer({ min: NOW - 12, max: NOW + 12 }),
+  transport: fc.constantFrom('unix', 'vchan', 'tls', 'process'),
+  memory: fc.constantFrom('physical', 'kernel', 'process'),
+  address: fc.oneof(fc.bigInt({ min: 0n, max: 41n }), fc.bigInt({ min: 2n ** 64n - 22n, max: 2n ** 64n - 1n })),
+  process: fc.record({
+    name: fc.constantFrom('nginx', 'sshd', 'worker', 'other'),
+    cgroup: fc.constantFrom(
+      '/',
+      '/system.slice',
+      '/system.slice/nginx.service',
+      '/system.slice/x',
+      '/system.slicer',
+      '/z',
+    ),
+  }),
+  syscall: fc.integer({ min: 0, max: 10 }),
+  amount: fc.integer({ min: 0, max: 13 }),
+})
+
+const AMOUNTS = ['uses', 'outputBytes', 'bytesPerSecond', 'operationsPerSecond', 'pauseMsPerMinute'] as const
+
+function allows(grant: Grant, of: Act): boolean {
+  const { memory, processes, syscalls, transports } = grant
+  if (!grant.rights.some((right) => right === of.right)) return false
+  if (of.time < grant.notBefore || of.time >= grant.expires) return false
+  if (transports !== undefined && !transports.some((name) => name === of.transport)) return false
+  if (syscalls !== undefined && !syscalls.includes(of.syscall)) return false
+  if (AMOUNTS.some((name) => grant[name] !== undefined && of.amount > (grant[name] as number))) return false
+  if (memory !== undefined) {
+    const inside = memory[of.memory]?.some(({ first, last }) => first <= of.address && of.address <= last)
+    if (inside !== true) return false
+  }
+  if (processes === undefined) return true
+  return processes.some(
+    ({ name, cgroup }) =>
+      (name === undefined || name === of.process.name) && (cgroup === undefined || inCgroup(of.process.cgroup, cgroup)),
+  )
+}
+
+const steps = fc.array(narrowing, { minLength: 1, maxLength: 4 })
+
+describe('appending', () => {
+  test('never widens: no act that was refused before is allowed after', () => {
+    let appended = 0
+    fc.assert(
+      fc.property(rights, steps, fc.array(act, { minLength: 20, maxLength: 20 }), (held, wishes, acts) => {
+        let token = mint({ rights: held, notBefore: NOW - 10, expires: NOW + 10 })
+        for (const wish of wishes) {
+          const before = inspectToken(token).grant
+          try {
+            token = attenuateToken(token, { holder: sd, ...wish })
+            appended++
+          } catch (error) {
+            if (!CloudAppError.is(error, 'ERR_CLOUDAPP_TOKEN')) throw error
+            continue
+          }
+          const after = inspectToken(token).grant
+          for (const one of acts) if (allows(after, one)) expect(allows(before, one)).toBe(true)
+        }
+      }),
+      { numRuns: 1000 },
+    )
+    expect(appended).toBeGreaterThan(300)
+  })
+
+  test('and what a block asks for and may have, it gets, no less', () => {
+    fc.assert(
+      fc.property(narrowing, narrowing, fc.array(act, { minLength: 20, maxLength: 20 }), (first, second, acts) => {
+        const root = inspectToken(
+          mint({ rights: ['vm.info', 'memory.read'], notBefore: NOW - 10, expires: NOW + 10 }),
+        ).grant
+        const grant = narrowGrant(root, without(first, root))
+        const wish = without(second, grant)
+        const after = narrowGrant(grant, wish)
+        for (const one of acts) {
+          const asked = {
+            ...grant,
+            ...wish,
+            ...(wish.processes && !wish.memory ? { memory: after.memory } : {}),
+          } as Grant
+          if (allows(grant, one) && allows(asked, one)) expect(allows(after, one)).toBe(true)
+        }
+      }),
+      { numRuns: 1000 },
+    )
+  })
+
+  test('twice the same changes nothing', () => {
+    fc.assert(
+      fc.property(narrowing, (wish) => {
+        const root = inspectToken(mint({ notBefore: NOW - 10, expires: NOW + 10 })).grant
+        const once = narrowGrant(root, without(wish, root))
+        expect(findWidening(once, without(wish, root))).toBeUndefined()
+        expect(narrowGrant(once, without(wish, root))).toEqual(once)
+      }),
+      { numRuns: 1000 },
+    )
+  })
+})
+
+/** The part of a narrowing that does not widen `grant`, in the one order the wire form has. */
+function without(wish: Narrowing, grant: Grant): Narrowing {
+  let left: Narrowing = decodeBlock(encodeBlock({ ...BLOCK, narrowing: wish }), false).narrowing
+  for (let wide = findWidening(grant, left); wide !== undefined; wide = findWidening(grant, left)) {
+    const { [wide.dimension]: _, ...rest } = left
+    left = rest
+  }
+  return left
+}
+
+const BLOCK = { id: 'ab'.repeat(16), holder: sd.publicKey }
+
+describe('the form', () => {
+  test('is unique: what is decoded is encoded to the same bytes', () => {
+    fc.assert(
+      fc.property(narrowing, (wish) => {
+        const bytes = encodeBlock({ ...BLOCK, narrowing: wish })
+        const again = encodeBlock(decodeBlock(bytes, false))
+        expect(Buffer.compare(bytes, again)).toBe(0)
+      }),
+      { numRuns: 2000 },
+    )
+  })
+
+  test('every dimension is reflexive and transitive', () => {
+    fc.assert(
+      fc.property(narrowing, narrowing, narrowing, (a, b, c) => {
+        for (const name of CAVEAT_NAMES) {
+          const { within } = dimension(name)
+          const [x, y, z] = [a[name], b[name], c[name]]
+          if (x !== undefined) expect(within(x, x)).toBe(true)
+          if (x === undefined || y === undefined || z === undefined) continue
+          if (within(x, y) && within(y, z)) expect(within(x, z)).toBe(true)
+        }
+      }),
+      { numRuns: 3000 },
+    )
+  })
+})
+
+describe('verification is total', () => {
+  const only = (token: Uint8Array) => {
+    try {
+      verify(token)
+    } catch (error) {
+      if (!CloudAppError.is(error)) throw error
+    }
+  }
+
+  test('on any bytes', () => {
+    fc.assert(fc.property(fc.uint8Array({ maxLength: 400 }), only), { numRuns: 5000 })
+  })
+
+  test('on things that are no bytes', () => {
+    fc.assert(
+      fc.property(fc.anything(), (thing) => only(thing as never)),
+      { numRuns: 2000 },
+    )
+  })
+})
