@@ -29,6 +29,8 @@ export async function interruptGates(
     for (let vector = 0; vector < GATES; vector++) {
       const gate = gateAt(data, vector * GATE_BYTES)
       if (!gate.present || where.isKernel(gate.target)) continue
+      // Reserved vectors still have the gates of early boot; that code is long freed and mapped no more.
+      if (kernel.symbolAt(gate.target)?.name === 'early_idt_handler_array') continue
       const identity = `gate:${vector}:${gate.target}`
       // The same table is seen through the kernel's address and the read-only one the CPUs use.
       if (candidates.has(identity)) continue

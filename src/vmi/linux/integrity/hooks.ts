@@ -7,6 +7,8 @@ import type { Whereabouts } from './where.js'
 /** KPROBE_HASH_BITS, kernel/kprobes.c. */
 const KPROBE_BUCKETS = 64
 const LIMIT = 65_536
+/** Users of ftrace at one time: tracers, probes and live patches, some tens on a busy machine. */
+const CHAIN_LIMIT = 1024
 /** A filter hash of more buckets than this is not one (FTRACE_HASH_MAX_BITS is 12). */
 const MAX_HASH_BITS = 16n
 /** Functions of one hook that are named one by one. */
@@ -61,22 +63,16 @@ export async function ftraceHooks(
   options: { readonly signal?: AbortSignal },
 ): Promise<Candidate[]> {
   const filter = [kernel.offset('ftrace_ops.func_hash'), kernel.offset('ftrace_ops_hash.filter_hash')]
-  const ops = await walkOne(
+  const ops = await chain(
     kernel,
-    {
-      // A chain by `next` alone, ended by an element whose next is null: an hlist without back pointers.
-      kind: 'hlist',
-      space: kernel.space,
-      head: kernel.symbol('ftrace_ops_list'),
-      node: kernel.offset('ftrace_ops.next'),
-      columns: [
-        { path: [kernel.offset('ftrace_ops.func')], size: 8 },
-        { path: [kernel.offset('ftrace_ops.saved_func')], size: 8 },
-        { path: [...filter, kernel.offset('ftrace_hash.size_bits')], size: 8 },
-        { path: [...filter, kernel.offset('ftrace_hash.buckets')], size: 8 },
-      ],
-      limit: LIMIT,
-    },
+    kernel.symbol('ftrace_ops_list'),
+    kernel.offset('ftrace_ops.next'),
+    [
+      { path: [kernel.offset('ftrace_ops.func')], size: 8 },
+      { path: [kernel.offset('ftrace_ops.saved_func')], size: 8 },
+      { path: [...filter, kernel.offset('ftrace_hash.size_bits')], size: 8 },
+      { path: [...filter, kernel.offset('ftrace_hash.buckets')], size: 8 },
+    ],
     options,
   )
   const end = kernel.trySymbol('ftrace_list_end')
@@ -227,6 +223,39 @@ interface Row {
   readonly address: bigint
   readonly values: readonly bigint[]
   readonly ok: readonly boolean[]
+}
+
+/** A chain of a few structs that point to each other at `next`; a pointer at `head` leads to the first. */
+async function chain(
+  kernel: Kernel,
+  head: bigint,
+  next: number,
+  columns: readonly Column[],
+  options: { signal?: AbortSignal },
+): Promise<Row[]> {
+  const found: Row[] = []
+  const seen = new Set<bigint>()
+  for (let link = head; found.length < CHAIN_LIMIT; ) {
+    const [row] = await walkOne(
+      kernel,
+      {
+        kind: 'array',
+        space: kernel.space,
+        head: link,
+        count: 1,
+        stride: 8,
+        pointers: true,
+        columns: [...columns, { path: [next], size: 8 }],
+        limit: 1,
+      },
+      options,
+    )
+    if (row === undefined || seen.has(row.address)) break
+    seen.add(row.address)
+    found.push(row)
+    link = row.address + BigInt(next)
+  }
+  return found
 }
 
 async function walkOne(kernel: Kernel, plan: WalkPlan, options: { signal?: AbortSignal }): Promise<Row[]> {

@@ -122,9 +122,9 @@ class Inspection {
     const code = hits.some((hit) => hit.kind === 'hidden-module' || hit.kind === 'unlisted-code')
     if (code && only.includes('references')) {
       // Only where there is code that should not be: all of the image is read for it.
-      const known = new Set(hits.map((hit) => hit.evidence.function))
+      const known = new Set(hits.flatMap(({ evidence }) => [evidence.function, evidence.at]))
       const more = await confirm(() => this.#check('references', () => this.#references()), pace)
-      hits.push(...more.filter((hit) => hit.kind === 'hooked-pointer' || !known.has(hit.evidence.function)))
+      hits.push(...more.filter(({ evidence }) => !known.has(evidence.at) && !known.has(evidence.function ?? '')))
     }
     return unique(hits)
   }

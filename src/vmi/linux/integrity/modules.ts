@@ -37,16 +37,16 @@ export async function hiddenModules(
   }
   for (const [address, owner] of unlistedByModule) {
     if (owner.module === undefined || inList.has(address)) continue
-    const missing = kobjects.has(address) ? ['module list'] : ['module list', 'module kobjects']
+    const missing = kobjects.has(address) ? ['the module list'] : ['the module list', 'the module kobjects']
     candidates.push(hidden(owner.module.name, address, owner.module.state, missing, owner))
   }
   for (const [address, name] of kobjects) {
     if (inList.has(address) || unlistedByModule.has(address)) continue
-    candidates.push(hidden(name, address, 'unknown', ['module list'], undefined))
+    candidates.push(hidden(name, address, 'unknown', ['the module list'], undefined))
   }
   for (const module of listed) {
     if (module.state === 'live' && !kobjects.has(module.module)) {
-      candidates.push(hidden(module.name, module.module, 'live', ['module kobjects'], undefined))
+      candidates.push(hidden(module.name, module.module, 'live', ['the module kobjects'], undefined))
     }
   }
   return candidates
@@ -59,12 +59,12 @@ function hidden(
   missingFrom: readonly string[],
   owner: UnlistedOwner | undefined,
 ): Candidate {
-  const seenIn = ['module list', 'module kobjects'].filter((book) => !missingFrom.includes(book))
+  const seenIn = ['the module list', 'the module kobjects'].filter((book) => !missingFrom.includes(book))
   if (owner !== undefined) seenIn.push('executable memory')
   const hit: Candidate['hit'] = {
     id: `hidden-module:${name}:${address.toString(16)}`,
     kind: 'hidden-module',
-    title: `Hidden kernel module ${name}: in the ${seenIn.join(', ')}, not in the ${missingFrom.join(' and ')}`,
+    title: `Hidden kernel module ${name}: found in ${seenIn.join(', ')}, not in ${missingFrom.join(' and ')}`,
     severity: 'critical',
     evidence: {
       name,

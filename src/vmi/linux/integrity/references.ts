@@ -6,8 +6,10 @@ import type { UnlistedOwner } from './modules.js'
 import type { Whereabouts } from './where.js'
 
 const CHUNK = 1 << 20
-/** A kernel image larger than this is not scanned beyond it. */
-const MAX_IMAGE = 128 << 20
+/** Chunks overlap by more than the longest instruction looked for. */
+const OVERLAP = 16
+/** A section larger than this is not scanned beyond it. */
+const MAX_SECTION = 64 << 20
 const MAX_REFERENCES = 256
 const LOOKS = 2
 
@@ -22,14 +24,13 @@ export async function references(
   options: { readonly signal?: AbortSignal },
 ): Promise<Candidate[]> {
   if (unlisted.length === 0) return []
-  const textStart = kernel.symbol('_stext')
-  const textEnd = kernel.symbol('_etext')
-  const imageEnd = kernel.symbol('_end')
   const places: { at: bigint; target: bigint; text: boolean }[] = []
-  for await (const { at, bytes } of image(kernel, textStart, imageEnd, options)) {
-    const found = at < textEnd ? branchesInto(bytes, at, unlisted) : pointersInto(bytes, at, unlisted)
-    places.push(...found.map((place) => ({ ...place, text: at < textEnd })))
-    if (places.length >= MAX_REFERENCES) break
+  for (const { start, end, text } of sections(kernel)) {
+    for await (const { at, bytes } of chunks(kernel, start, end, options)) {
+      const found = text ? branchesInto(bytes, at, unlisted) : pointersInto(bytes, at, unlisted)
+      places.push(...found.filter((place) => !isBook(kernel, place.at)).map((place) => ({ ...place, text })))
+      if (places.length >= MAX_REFERENCES) break
+    }
   }
   return places
     .slice(0, MAX_REFERENCES)
@@ -65,17 +66,39 @@ function pointer(kernel: Kernel, where: Whereabouts, at: bigint, target: bigint)
   }
 }
 
-/** The kernel image in chunks that overlap by the length of an instruction. */
-async function* image(
+/** The bounds of all module memory, which hidden modules are in too: no way to anywhere. */
+function isBook(kernel: Kernel, at: bigint): boolean {
+  return kernel.symbolAt(at)?.name === 'mod_tree'
+}
+
+/** Between its sections the image has pages that were freed after boot and hold anything since. */
+function sections(kernel: Kernel): { start: bigint; end: bigint; text: boolean }[] {
+  const names = [
+    ['_stext', '_etext'],
+    ['__start_rodata', '__end_rodata'],
+    ['_sdata', '_edata'],
+    ['__bss_start', '__bss_stop'],
+  ] as const
+  return names.flatMap(([first, last]) => {
+    const start = kernel.trySymbol(first)
+    const end = kernel.trySymbol(last)
+    return start === undefined || end === undefined ? [] : [{ start, end, text: first === '_stext' }]
+  })
+}
+
+/** A section in chunks that overlap. */
+async function* chunks(
   kernel: Kernel,
   start: bigint,
   end: bigint,
   options: { signal?: AbortSignal },
 ): AsyncGenerator<{ at: bigint; bytes: Uint8Array }> {
-  const overlap = 16
-  const stop = end - start > BigInt(MAX_IMAGE) ? start + BigInt(MAX_IMAGE) : end
+  const stop = end - start > BigInt(MAX_SECTION) ? start + BigInt(MAX_SECTION) : end
   for (let at = start; at < stop; at += BigInt(CHUNK)) {
-    const [read] = await kernel.memory.read([{ space: kernel.space, at, length: CHUNK + overlap }], options)
+    const [read] = await kernel.memory.read(
+      [{ space: kernel.space, at, length: Math.min(CHUNK, Number(stop - at)) + OVERLAP }],
+      options,
+    )
     if (read !== undefined) yield { at, bytes: read.bytes }
   }
 }
@@ -91,7 +114,7 @@ function branchesInto(bytes: Uint8Array, at: bigint, unlisted: readonly Unlisted
   // Distances from the chunk are small enough for numbers.
   const ranges = unlisted.map(({ start, end }) => ({ start: Number(start - at), end: Number(end - at) }))
   const hits: Hit[] = []
-  const end = Math.min(CHUNK, bytes.byteLength - 16)
+  const end = bytes.byteLength - OVERLAP
   for (let i = 0; i < end; i++) {
     const byte = bytes[i] as number
     if ((byte & 0xfe) === 0xe8) {
@@ -111,7 +134,7 @@ function branchesInto(bytes: Uint8Array, at: bigint, unlisted: readonly Unlisted
 function pointersInto(bytes: Uint8Array, at: bigint, unlisted: readonly UnlistedOwner[]): Hit[] {
   const data = view(bytes)
   const hits: Hit[] = []
-  for (let i = Number(-at & 7n); i + 8 <= Math.min(CHUNK, bytes.byteLength); i += 8) {
+  for (let i = Number(-at & 7n); i < bytes.byteLength - OVERLAP; i += 8) {
     // Kernel code lies in the topmost 2 GiB: half of the test is enough to pass over nearly everything.
     if (data.getUint32(i + 4, true) !== 0xffffffff) continue
     const target = data.getBigUint64(i, true)

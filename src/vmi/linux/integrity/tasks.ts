@@ -95,7 +95,7 @@ function judge(task: Seen, all: ReadonlyMap<bigint, Seen>): Candidate[] {
       hit: {
         id: `${thread ? 'hidden-thread' : 'hidden-process'}:${task.pid}:${task.startTime}`,
         kind: thread ? 'hidden-thread' : 'hidden-process',
-        title: `Hidden ${what} ${task.pid} (${task.comm}): in the ${[...task.books].join(', ')}, not in the ${missing.join(' and ')}`,
+        title: `Hidden ${what} ${task.pid} (${task.comm}): found in the ${[...task.books].join(', ')}, not in the ${missing.join(' and ')}`,
         severity: 'critical',
         evidence,
       },
