@@ -104,6 +104,7 @@ export class ParserProcess {
       this.#notify()
     })
     this.#signal = options.signal
+    if (options.signal?.aborted) this.#abort()
     options.signal?.addEventListener('abort', this.#abort, { once: true })
   }
 

@@ -70,12 +70,12 @@ export function decodeAddresses(window: Window, place: AddressPlace, count: numb
 export function findAddresses(window: Window, tokens: Tokens, names: NamesPlace): Addresses {
   const { count, countAt } = names
   const size = align8(4 * count)
-  const behind = align8(tokens.index + 512)
+  // Names right behind their count: tables are aligned to 4 bytes (since 7.0), else to 8.
+  const behind = names.names === countAt + 4 ? tokens.index + 512 : align8(tokens.index + 512)
   const candidates: AddressPlace[] = [
     { offsets: countAt - 8 - size, relativeBase: countAt - 8 },
     { offsets: behind, relativeBase: behind + size },
     { offsets: behind },
-    { offsets: tokens.index + 512 },
   ]
   for (const place of candidates) {
     if (!window.holds(place.offsets, size + 8)) continue
