@@ -84,6 +84,8 @@ export type Delegation<R extends Right = never> = DelegationBase<R> &
 /** Where a delegation's operations go: implemented by the broker's client, and by a broker in the same process. */
 export interface DelegationPorts {
   readonly identity: VmIdentity
+  /** Fires when the far side has ended the capability; the handle ends with its `reason`, a CloudAppError. */
+  readonly ended?: AbortSignal
   kernel(options?: { readonly signal?: AbortSignal }): Promise<KernelProfileParts>
   readonly memory?: DelegatedReader & Partial<MemoryWriter>
   readonly vcpus?: VcpuReader

@@ -50,6 +50,10 @@ class DelegationCore {
       ...this.#parts(ports),
     }
     Object.freeze(this.face)
+    const { ended } = ports
+    const over = () => this.end(ended?.reason as CloudAppError)
+    if (ended?.aborted === true) over()
+    else ended?.addEventListener('abort', over, { once: true })
   }
 
   end(reason: CloudAppError): void {

@@ -1,6 +1,6 @@
+import { checkLimit } from '../../vmi/local-check.js'
 import type { Fault, FaultReason, ReadRequest, ReadResult, WriteRequest, WriteResult } from '../../vmi/memory.js'
 import { type ByteReader, ByteWriter, decodeWith, malformed } from './bytes.js'
-import { within } from './limits.js'
 
 const REASONS: readonly FaultReason[] = ['not-present', 'non-canonical', 'reserved-bit', 'outside-ram', 'source']
 
@@ -27,7 +27,7 @@ export function readFault(reader: ByteReader): Fault {
  * @throws CloudAppError `ERR_CLOUDAPP_LIMIT` for a batch past the seam's limits.
  */
 export function encodeReads(requests: readonly ReadRequest[]): Uint8Array {
-  within('batch', requests.length)
+  checkLimit('batch', requests.length)
   const writer = new ByteWriter(4 + requests.length * 24)
   writer.u32(requests.length)
   let total = 0
@@ -39,14 +39,14 @@ export function encodeReads(requests: readonly ReadRequest[]): Uint8Array {
       writer.u64(BigInt.asUintN(64, at))
       total += length
     } else {
-      within('addresses', at.length)
+      checkLimit('addresses', at.length)
       writer.u32(at.length)
       writer.u64s(at)
       total += length * at.length
     }
-    within('readLength', length)
+    checkLimit('readLength', length)
   }
-  within('resultBytes', total)
+  checkLimit('resultBytes', total)
   return writer.done()
 }
 
@@ -54,17 +54,17 @@ export function encodeReads(requests: readonly ReadRequest[]): Uint8Array {
 export function decodeReads(message: unknown): { readonly requests: ReadRequest[]; readonly resultBytes: number } {
   return decodeWith(message, (reader) => {
     const count = reader.u32()
-    within('batch', count)
+    checkLimit('batch', count)
     let resultBytes = 0
     const requests: ReadRequest[] = []
     for (let i = 0; i < count; i++) {
       const space = reader.u64()
       const length = reader.u32()
       const addresses = reader.u32()
-      within('readLength', length)
-      within('addresses', addresses)
+      checkLimit('readLength', length)
+      checkLimit('addresses', addresses)
       resultBytes += length * addresses
-      within('resultBytes', resultBytes)
+      checkLimit('resultBytes', resultBytes)
       requests.push({ space, at: addresses === 1 ? reader.u64() : reader.u64s(addresses), length })
     }
     return { requests, resultBytes }
@@ -112,13 +112,13 @@ export function decodeReadResults(message: unknown, requests: readonly ReadReque
 
 /** A batch of writes: count, then for each space, address, length, bytes. @throws CloudAppError `ERR_CLOUDAPP_LIMIT` */
 export function encodeWrites(requests: readonly WriteRequest[]): Uint8Array {
-  within('batch', requests.length)
+  checkLimit('batch', requests.length)
   let total = 0
   for (const { bytes } of requests) {
-    within('readLength', bytes.length)
+    checkLimit('readLength', bytes.length)
     total += bytes.length
   }
-  within('readLength', total)
+  checkLimit('readLength', total)
   const writer = new ByteWriter(4 + requests.length * 20 + total)
   writer.u32(requests.length)
   for (const { space, at, bytes } of requests) {
@@ -133,7 +133,7 @@ export function encodeWrites(requests: readonly WriteRequest[]): Uint8Array {
 export function decodeWrites(message: unknown): WriteRequest[] {
   return decodeWith(message, (reader) => {
     const count = reader.u32()
-    within('batch', count)
+    checkLimit('batch', count)
     const requests: WriteRequest[] = []
     for (let i = 0; i < count; i++) {
       requests.push({ space: reader.u64(), at: reader.u64(), bytes: reader.bytes(reader.u32()) })

@@ -1,3 +1,4 @@
+import { checkLimit } from '../../vmi/local-check.js'
 import type {
   DigestRequest,
   DigestResult,
@@ -7,13 +8,12 @@ import type {
   SearchResult,
 } from '../../vmi/memory.js'
 import { ByteWriter, decodeWith, malformed } from './bytes.js'
-import { within } from './limits.js'
 
 /** Bytes of a page as digests count them. */
 const PAGE = 4096n
 
 export function encodePages(request: PagesRequest): Uint8Array {
-  within('pagesRuns', request.limit)
+  checkLimit('pagesRuns', request.limit)
   const writer = new ByteWriter(40)
   writer.u64(BigInt.asUintN(64, request.space))
   writer.u64(BigInt.asUintN(64, request.start))
@@ -32,7 +32,7 @@ export function decodePages(message: unknown): PagesRequest {
       want: reader.u8(),
       limit: reader.u32(),
     }
-    within('pagesRuns', request.limit)
+    checkLimit('pagesRuns', request.limit)
     return request
   })
 }
@@ -65,8 +65,8 @@ export function decodePagesResult(message: unknown, request: PagesRequest): Page
 }
 
 export function encodeSearch(request: SearchRequest): Uint8Array {
-  within('patterns', request.patterns.length)
-  within('matches', request.limit)
+  checkLimit('patterns', request.patterns.length)
+  checkLimit('matches', request.limit)
   const writer = new ByteWriter(128)
   writer.u64(BigInt.asUintN(64, request.space))
   writer.u64(BigInt.asUintN(64, request.start))
@@ -76,7 +76,7 @@ export function encodeSearch(request: SearchRequest): Uint8Array {
   writer.u32(request.limit)
   writer.u8(request.patterns.length)
   for (const pattern of request.patterns) {
-    within('patternLength', pattern.length)
+    checkLimit('patternLength', pattern.length)
     writer.u32(pattern.length)
     writer.bytes(pattern)
   }
@@ -91,13 +91,13 @@ export function decodeSearch(message: unknown): SearchRequest {
     const align = reader.u32()
     const offset = reader.u32()
     const limit = reader.u32()
-    within('matches', limit)
+    checkLimit('matches', limit)
     const count = reader.u8()
-    within('patterns', count)
+    checkLimit('patterns', count)
     const patterns: Uint8Array[] = []
     for (let i = 0; i < count; i++) {
       const length = reader.u32()
-      within('patternLength', length)
+      checkLimit('patternLength', length)
       patterns.push(reader.bytes(length))
     }
     return { space, start, end, align, offset, limit, patterns }
@@ -152,7 +152,7 @@ export function decodeDigest(message: unknown): { readonly request: DigestReques
 
 function pagesOf(request: DigestRequest): number {
   const pages = request.end > request.start ? Number((request.end - request.start) / PAGE) : 0
-  within('digestPages', pages)
+  checkLimit('digestPages', pages)
   return pages
 }
 

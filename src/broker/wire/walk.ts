@@ -1,6 +1,6 @@
+import { checkLimit } from '../../vmi/local-check.js'
 import { CellState, type Column, LIMITS, type WalkPlan, type WalkResult } from '../../vmi/memory.js'
 import { type ByteReader, ByteWriter, decodeWith, malformed } from './bytes.js'
-import { within } from './limits.js'
 import { readFault, writeFault } from './read.js'
 
 // The order is the number on the wire.
@@ -9,20 +9,20 @@ const ENDS = ['complete', 'limit', 'cycle', 'fault'] as const
 
 /** A batch of walks: count, then for each kind, space, head, limit, columns, and what its kind needs. */
 export function encodeWalks(plans: readonly WalkPlan[]): Uint8Array {
-  within('batch', plans.length)
+  checkLimit('batch', plans.length)
   const writer = new ByteWriter()
   writer.u32(plans.length)
   for (const plan of plans) {
-    within('columns', plan.columns.length)
-    within('walkRows', plan.limit)
+    checkLimit('columns', plan.columns.length)
+    checkLimit('walkRows', plan.limit)
     writer.u8(KINDS.indexOf(plan.kind))
     writer.u64(BigInt.asUintN(64, plan.space))
     writer.u64(BigInt.asUintN(64, plan.head))
     writer.u32(plan.limit)
     writer.u8(plan.columns.length)
     for (const { path, size } of plan.columns) {
-      within('pathLength', path.length)
-      within('columnSize', size)
+      checkLimit('pathLength', path.length)
+      checkLimit('columnSize', size)
       writer.u8(path.length)
       for (const offset of path) writer.integer(offset)
       writer.u32(size)
@@ -59,7 +59,7 @@ function encodeKind(writer: ByteWriter, plan: WalkPlan): void {
 export function decodeWalks(message: unknown): { readonly plans: WalkPlan[]; readonly resultBytes: number } {
   return decodeWith(message, (reader) => {
     const count = reader.u32()
-    within('batch', count)
+    checkLimit('batch', count)
     const plans: WalkPlan[] = []
     let resultBytes = 0
     for (let i = 0; i < count; i++) {
@@ -79,17 +79,17 @@ function decodePlan(reader: ByteReader): WalkPlan {
   const space = reader.u64()
   const head = reader.u64()
   const limit = reader.u32()
-  within('walkRows', limit)
+  checkLimit('walkRows', limit)
   const columns: Column[] = []
   const columnCount = reader.u8()
-  within('columns', columnCount)
+  checkLimit('columns', columnCount)
   for (let i = 0; i < columnCount; i++) {
     const path: number[] = []
     const steps = reader.u8()
-    within('pathLength', steps)
+    checkLimit('pathLength', steps)
     for (let step = 0; step < steps; step++) path.push(reader.integer())
     const size = reader.u32()
-    within('columnSize', size)
+    checkLimit('columnSize', size)
     columns.push({ path, size })
   }
   const common = { space, head, limit, columns }

@@ -1,0 +1,34 @@
+import type { TransportBinding } from '../capabilities/binding.js'
+import type { TransportName } from '../capabilities/caveats.js'
+import { CloudAppError } from '../errors.js'
+import type { Channel } from '../transport/channel.js'
+
+/** What both ends of a channel to the broker know of it, as the proof of possession signs it. */
+export function bindingOf(channel: Channel, end: 'broker' | 'holder'): TransportBinding {
+  const { peer } = channel
+  switch (peer.kind) {
+    case 'unix': {
+      if (end === 'holder') return { transport: 'unix', clientPid: process.pid, clientUid: process.getuid?.() ?? -1 }
+      if (peer.pid === 0) {
+        throw new CloudAppError(
+          'ERR_CLOUDAPP_UNSUPPORTED',
+          'The peer lives in another pid namespace: its unix connection can not be bound to a proof of possession',
+        )
+      }
+      return { transport: 'unix', clientPid: peer.pid, clientUid: peer.uid }
+    }
+    case 'memory':
+      return { transport: 'process', session: Buffer.from(channel.binding).toString('hex') }
+  }
+}
+
+/** The transport's name in tokens. */
+export function transportOf(channel: Channel): TransportName {
+  return channel.peer.kind === 'unix' ? 'unix' : 'process'
+}
+
+/** The peer as the audit log names it. */
+export function peerText(channel: Channel): string {
+  const { peer } = channel
+  return peer.kind === 'unix' ? `unix uid=${peer.uid} gid=${peer.gid} pid=${peer.pid}` : `process ${peer.name}`
+}

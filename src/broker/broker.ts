@@ -1,0 +1,212 @@
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type Clock, openClock } from '../capabilities/clock.js'
+import type { KeyPair, PublicKey } from '../capabilities/keys.js'
+import { OwnerRegister } from '../capabilities/owners.js'
+import { recheckToken } from '../capabilities/verify.js'
+import { CloudAppError } from '../errors.js'
+import { checkOptions } from '../options.js'
+import type { Channel } from '../transport/channel.js'
+import { memoryChannelPair } from '../transport/memory.js'
+import { listenUnix } from '../transport/unix.js'
+import { openVm } from '../vmi/sources/open.js'
+import { AuditLog, type AuditLogOptions } from './audit/log.js'
+import { Connection } from './connection.js'
+import type { BrokerCore } from './core.js'
+import type { Lease } from './lease.js'
+import { Meter } from './meter.js'
+import { Recorder } from './recorder.js'
+import { BrokerState } from './state.js'
+import { type OpenSource, VmPool } from './vms.js'
+
+/** Connections at once, over all sockets. */
+const MAX_CONNECTIONS = 512
+
+export interface BrokerOptions {
+  /** The broker's own key: the audience of tokens, and what signs the audit log's heads. */
+  readonly key: KeyPair
+  /** The host's register of who owns which VM; a path, or one that is open. */
+  readonly register: string | OwnerRegister
+  /** Folder of what must survive: revocations, use counts, the clock's mark, the audit log. Made if missing, mode 0700. */
+  readonly state: string
+  /** How the audit log is kept. */
+  readonly audit?: Pick<AuditLogOptions, 'path' | 'fsync' | 'intervalMs' | 'quota' | 'segmentBytes'>
+  /** Longest pause of a VM at a time, in ms, whatever a token says. 5,000 by default. */
+  readonly maxPauseMs?: number
+  /** Opens a VM's source; `openVm` by default. */
+  readonly open?: OpenSource
+}
+
+export interface BrokerListenOptions {
+  readonly socket: string
+  /** Permissions of the socket; 0o600 by default. */
+  readonly mode?: number
+}
+
+/**
+ * The privilege monitor: the only one that opens VMs. It verifies tokens, checks and debits every operation, records it,
+ * and ends at once what is revoked.
+ */
+export interface Broker extends AsyncDisposable {
+  readonly publicKey: PublicKey
+  /** Takes connections on a unix socket. @throws as `listenUnix` */
+  listen(options: BrokerListenOptions): Promise<{ readonly address: string; close(): Promise<void> }>
+  /** A connection from this same process, for `connectBroker({ channel })` and `connectOwner({ channel })`. */
+  connect(): Channel
+  /** Reads the register again; capabilities over VMs that changed hands or were started anew end. */
+  reload(): Promise<void>
+  /** Sessions and live capabilities, for metrics. */
+  stats(): { readonly sessions: number; readonly leases: number }
+  /** Ends every session, lets paused VMs run on, writes what is to be kept. Idempotent. */
+  close(): Promise<void>
+}
+
+const OPTIONS = ['key', 'register', 'state', 'audit', 'maxPauseMs', 'open'] as const
+
+/**
+ * Opens a broker in this process.
+ *
+ * @throws CloudAppError `ERR_CLOUDAPP_STORE` or `ERR_CLOUDAPP_AUDIT` if what it kept is damaged, and what reading the
+ *   register throws.
+ */
+export async function openBroker(options: BrokerOptions): Promise<Broker> {
+  checkOptions('openBroker', options, OPTIONS)
+  checkOptions('openBroker audit', options.audit, ['path', 'fsync', 'intervalMs', 'quota', 'segmentBytes'])
+  await mkdir(options.state, { recursive: true, mode: 0o700 })
+  const register = typeof options.register === 'string' ? await OwnerRegister.open(options.register) : options.register
+  const clock = openClock({ path: join(options.state, 'clock') })
+  const state = await BrokerState.open(options.state)
+  const audit = await AuditLog.open({
+    path: join(options.state, 'audit.log'),
+    ...options.audit,
+    key: options.key,
+    clock,
+  })
+  const broker = new OpenBroker(options, register, clock, state, audit)
+  await broker.core.recorder.must({
+    action: 'broker.start',
+    outcome: 'allowed',
+    details: { vms: register.list().length },
+  })
+  return broker
+}
+
+class OpenBroker implements Broker {
+  readonly core: BrokerCore
+  readonly #connections = new Set<Connection>()
+  readonly #listeners = new Set<{ close(): Promise<void> }>()
+  #serial = 0
+  #closing: Promise<void> | undefined
+
+  constructor(options: BrokerOptions, register: OwnerRegister, clock: Clock, state: BrokerState, audit: AuditLog) {
+    this.core = {
+      key: options.key,
+      register,
+      clock,
+      state,
+      audit,
+      meter: new Meter(state),
+      recorder: new Recorder(audit),
+      vms: new VmPool(register, options.open ?? openVm),
+      maxPauseMs: options.maxPauseMs ?? 5000,
+      leases: new Set(),
+      end: (lease, reason) => this.#end(lease, reason),
+    }
+    this.core.vms.onGone = (uuid, reason) => {
+      for (const lease of this.core.leases) if (lease.uuid === uuid) this.#end(lease, reason)
+    }
+  }
+
+  get publicKey(): PublicKey {
+    return this.core.key.publicKey
+  }
+
+  async listen(options: BrokerListenOptions): Promise<{ readonly address: string; close(): Promise<void> }> {
+    checkOptions('Broker.listen', options, ['socket', 'mode'])
+    this.#open()
+    const listener = await listenUnix({
+      path: options.socket,
+      ...(options.mode === undefined ? {} : { mode: options.mode }),
+      onChannel: (channel) => this.#take(channel),
+    })
+    this.#listeners.add(listener)
+    return listener
+  }
+
+  connect(): Channel {
+    this.#open()
+    const [ours, theirs] = memoryChannelPair(['broker', 'holder'])
+    this.#take(ours)
+    return theirs
+  }
+
+  async reload(): Promise<void> {
+    const { register, vms, clock, state, leases } = this.core
+    await register.reload()
+    await vms.refresh()
+    for (const lease of leases) {
+      const { token } = lease
+      try {
+        recheckToken(token, {
+          ownerOf: register.ownerOf,
+          now: clock.now(),
+          revoked: (id) => state.revokedAt(token.issuer, id) !== undefined,
+        })
+      } catch (error) {
+        if (!CloudAppError.is(error)) throw error
+        this.#end(lease, error)
+      }
+    }
+  }
+
+  stats(): { readonly sessions: number; readonly leases: number } {
+    return { sessions: this.#connections.size, leases: this.core.leases.size }
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  async #close(): Promise<void> {
+    const { leases, vms, state, audit, clock, recorder } = this.core
+    await Promise.all([...this.#listeners].map((listener) => listener.close()))
+    const all = [...leases]
+    for (const lease of all) this.#end(lease, new CloudAppError('ERR_CLOUDAPP_CLOSED', 'The broker is closing'))
+    await Promise.all(all.map((lease) => lease.drained()))
+    await Promise.all([...this.#connections].map((connection) => connection.close()))
+    await vms.close()
+    await recorder.vital({ action: 'broker.stop', outcome: 'allowed' })
+    await state.close()
+    await audit.close().catch(() => undefined)
+    clock.close()
+  }
+
+  #take(channel: Channel): void {
+    if (this.#closing !== undefined || this.#connections.size >= MAX_CONNECTIONS) return void channel.close()
+    let connection: Connection
+    try {
+      connection = new Connection(this.core, channel, `s${++this.#serial}`)
+    } catch {
+      // A peer that can not be identified has no business here.
+      return void channel.close()
+    }
+    this.#connections.add(connection)
+    const gone = () => this.#connections.delete(connection)
+    connection.closed.addEventListener('abort', gone, { once: true })
+  }
+
+  #end(lease: Lease, reason: CloudAppError): void {
+    if (!this.core.leases.delete(lease)) return
+    lease.end(reason)
+    void this.core.recorder.ended(lease, reason)
+  }
+
+  #open(): void {
+    if (this.#closing !== undefined) throw new CloudAppError('ERR_CLOUDAPP_CLOSED', 'The broker is closed')
+  }
+}

@@ -1,0 +1,28 @@
+import type { Clock } from '../capabilities/clock.js'
+import type { KeyPair } from '../capabilities/keys.js'
+import type { OwnerRegister } from '../capabilities/owners.js'
+import type { CloudAppError } from '../errors.js'
+import type { AuditLog } from './audit/log.js'
+import type { Lease } from './lease.js'
+import type { Meter } from './meter.js'
+import type { Recorder } from './recorder.js'
+import type { BrokerState } from './state.js'
+import type { VmPool } from './vms.js'
+
+/** What the parts of one broker share. */
+export interface BrokerCore {
+  readonly key: KeyPair
+  readonly register: OwnerRegister
+  readonly clock: Clock
+  readonly state: BrokerState
+  readonly meter: Meter
+  readonly recorder: Recorder
+  readonly audit: AuditLog
+  readonly vms: VmPool
+  /** Longest pause of a VM at a time, in ms, whatever the token says. */
+  readonly maxPauseMs: number
+  /** Live capabilities. */
+  readonly leases: Set<Lease>
+  /** Ends a lease, tells its holder, and records it. */
+  end(lease: Lease, reason: CloudAppError): void
+}

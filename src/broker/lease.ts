@@ -1,0 +1,267 @@
+import type { VmInfo } from '../capabilities/delegation.js'
+import { deniedError, type Right } from '../capabilities/rights.js'
+import { recheckToken, type VerifiedToken } from '../capabilities/verify.js'
+import { CloudAppError } from '../errors.js'
+import type { Gate } from '../transport/gate.js'
+import type { GuestVm, PauseScope, VcpuRegisters } from '../vmi/guest.js'
+import type { BrokerCore } from './core.js'
+import type { ChainMeter } from './meter.js'
+
+/** A timer can not wait longer than this, in ms. */
+const LONGEST_TIMER = 2 ** 31 - 1
+
+/** One operation as the lease sees it. */
+export interface Operation<T> {
+  readonly right: Right
+  /** Bytes its result may have, at most: held against the memory of the broker. */
+  readonly weight: number
+  /** Refuses what the grant's scope does not reach. */
+  check?(): void
+  /** The operation itself; `signal` ends it between slices. */
+  run(vm: GuestVm, signal: AbortSignal): Promise<T>
+  /** Bytes of guest data in the result. */
+  bytes(result: T): number
+}
+
+/**
+ * One redeemed token: a live capability. Every operation goes through {@link run}, which checks the token as it is at that
+ * moment, debits every block of it, records it, and gives out no result after the lease has ended.
+ */
+export class Lease {
+  readonly #core: BrokerCore
+  readonly #gate: Gate
+  readonly #meter: ChainMeter
+  readonly #ended = new AbortController()
+  readonly #jobs = new Map<number, AbortController>()
+  readonly #pauses = new Set<HeldPause>()
+  readonly #idle: (() => void)[] = []
+  #running = 0
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(
+    core: BrokerCore,
+    readonly token: VerifiedToken,
+    readonly vmName: string,
+    readonly session: string,
+    gate: Gate,
+  ) {
+    this.#core = core
+    this.#gate = gate
+    this.#meter = core.meter.chain(token)
+    this.#armExpiry()
+  }
+
+  get ended(): AbortSignal {
+    return this.#ended.signal
+  }
+
+  /** The last block of the chain: what the audit log names. */
+  get block(): string {
+    return this.token.ids[this.token.ids.length - 1] as string
+  }
+
+  get uuid(): string {
+    return this.token.grant.vm.uuid
+  }
+
+  budget(): ReturnType<ChainMeter['budget']> {
+    return this.#meter.budget()
+  }
+
+  /**
+   * Runs one operation.
+   *
+   * @param job a number by which {@link cancel} finds it; 0 for none
+   * @throws CloudAppError `ERR_CLOUDAPP_DENIED`, `ERR_CLOUDAPP_REVOKED`, `ERR_CLOUDAPP_EXPIRED`, `ERR_CLOUDAPP_LIMIT`,
+   *   `ERR_CLOUDAPP_AUDIT`, `ERR_CLOUDAPP_ABORTED`, and what the operation throws.
+   */
+  async run<T>(action: string, operation: Operation<T>, job = 0): Promise<T> {
+    const recorder = this.#core.recorder
+    this.#running++
+    try {
+      this.#admit(operation)
+      const debited = this.#meter.operation()
+      if (debited !== undefined) await debited
+      const recorded = recorder.operation(this, action, operation.right)
+      if (recorded !== undefined) await recorded
+      const waiting = this.#gate.enter(operation.weight)
+      if (waiting !== undefined) await waiting
+      let result: T
+      try {
+        result = await this.#perform(operation, job)
+      } finally {
+        this.#gate.leave(operation.weight)
+      }
+      const bytes = operation.bytes(result)
+      const counted = this.#meter.output(bytes)
+      if (counted !== undefined) await counted
+      recorder.output(this, action, bytes)
+      // The last word: nothing leaves after the end, whatever was on its way.
+      this.#alive()
+      return result
+    } catch (error) {
+      throw this.#refused(action, operation.right, error)
+    } finally {
+      this.#running--
+      if (this.#running === 0) for (const resolve of this.#idle.splice(0)) resolve()
+    }
+  }
+
+  /** Ends the job between two slices; what has ended already is let be. */
+  cancel(job: number): void {
+    this.#jobs.get(job)?.abort(new CloudAppError('ERR_CLOUDAPP_ABORTED', 'The holder cancelled the operation'))
+  }
+
+  /** Records that a right which is not held was asked for. */
+  async denied(right: Right): Promise<void> {
+    this.#alive()
+    await this.#core.recorder.refused(this, right, right, deniedError(right, this.token.grant.rights, this.vmName))
+  }
+
+  async info(): Promise<VmInfo> {
+    return this.run('vm.info', { right: 'vm.info', weight: 0, bytes: () => 0, run: infoOf })
+  }
+
+  async registers(): Promise<VcpuRegisters[]> {
+    return this.run('vcpu.read', {
+      right: 'vcpu.read',
+      weight: 4096,
+      bytes: (registers) => registers.length * 128,
+      run: async (vm, signal) => {
+        if (vm.vcpus === undefined) throw unsupported('registers', this.vmName)
+        return vm.vcpus.registers({ signal })
+      },
+    })
+  }
+
+  /** Holds the VM paused; let go of by the holder, or at the end of its budget, of the lease, or of the broker's patience. */
+  async pause(): Promise<HeldPause> {
+    const budget = Math.min(this.#meter.pauseBudget(), this.#core.maxPauseMs)
+    return this.run('vm.pause', {
+      right: 'vm.pause',
+      weight: 0,
+      bytes: () => 0,
+      run: async (vm) => {
+        if (vm.pause === undefined) throw unsupported('pause', this.vmName)
+        const held = new HeldPause(await vm.pause(), budget, (ms) => {
+          this.#meter.paused(ms)
+          this.#pauses.delete(held)
+          void this.#core.recorder.unpaused(this, ms)
+        })
+        this.#pauses.add(held)
+        return held
+      },
+    })
+  }
+
+  /** Ends the lease: nothing is given out any more from this moment on. */
+  end(reason: CloudAppError): void {
+    if (this.#ended.signal.aborted) return
+    clearTimeout(this.#timer)
+    this.#ended.abort(reason)
+    for (const held of this.#pauses) void held.close()
+  }
+
+  /** Resolves when no operation of this lease runs any more. */
+  drained(): Promise<void> {
+    if (this.#running === 0) return Promise.resolve()
+    return new Promise((resolve) => this.#idle.push(resolve))
+  }
+
+  #admit(operation: Operation<unknown>): void {
+    this.#alive()
+    const { token } = this
+    try {
+      recheckToken(token, {
+        ownerOf: this.#core.register.ownerOf,
+        now: this.#core.clock.now(),
+        revoked: (id) => this.#core.state.revokedAt(token.issuer, id) !== undefined,
+      })
+    } catch (error) {
+      if (CloudAppError.is(error)) this.#core.end(this, error)
+      throw error
+    }
+    const { rights } = token.grant
+    if (!rights.includes(operation.right)) throw deniedError(operation.right, rights, this.vmName)
+    operation.check?.()
+  }
+
+  async #perform<T>(operation: Operation<T>, job: number): Promise<T> {
+    this.#alive()
+    const vm = await this.#core.vms.get(this.uuid)
+    this.#alive()
+    if (job === 0) return operation.run(vm, this.#ended.signal)
+    if (this.#jobs.has(job)) throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `The job ${job} runs already`)
+    const cancel = new AbortController()
+    this.#jobs.set(job, cancel)
+    try {
+      return await operation.run(vm, AbortSignal.any([this.#ended.signal, cancel.signal]))
+    } finally {
+      this.#jobs.delete(job)
+    }
+  }
+
+  #alive(): void {
+    if (this.#ended.signal.aborted) throw this.#ended.signal.reason
+  }
+
+  #refused(action: string, right: Right, error: unknown): unknown {
+    // An operation that was cut off by the end of the lease fails for that reason and no other.
+    const told = this.#ended.signal.aborted ? this.#ended.signal.reason : error
+    if (CloudAppError.is(told)) void this.#core.recorder.refused(this, action, right, told)
+    return told
+  }
+
+  #armExpiry(): void {
+    const left = this.token.grant.expires - this.#core.clock.now()
+    this.#timer = setTimeout(
+      () => {
+        if (this.#core.clock.now() < this.token.grant.expires) return this.#armExpiry()
+        const at = new Date(this.token.grant.expires).toISOString()
+        const reason = new CloudAppError('ERR_CLOUDAPP_EXPIRED', `The capability expired at ${at}`, {
+          vm: this.vmName,
+          details: { expires: at },
+        })
+        this.#core.end(this, reason)
+      },
+      Math.min(Math.max(left, 1), LONGEST_TIMER),
+    )
+    this.#timer.unref()
+  }
+}
+
+/** A pause that ends by itself. */
+export class HeldPause {
+  readonly #scope: PauseScope
+  readonly #since = performance.now()
+  readonly #timer: NodeJS.Timeout
+  readonly #onEnd: (ms: number) => void
+  #closing: Promise<void> | undefined
+
+  constructor(scope: PauseScope, most: number, onEnd: (ms: number) => void) {
+    this.#scope = scope
+    this.#onEnd = onEnd
+    this.#timer = setTimeout(() => void this.close(), Math.min(most, LONGEST_TIMER))
+  }
+
+  close(): Promise<void> {
+    if (this.#closing === undefined) {
+      clearTimeout(this.#timer)
+      this.#closing = this.#scope.close().finally(() => this.#onEnd(performance.now() - this.#since))
+      // A source that died is not paused any more; who closes still learns of it.
+      this.#closing.catch(() => undefined)
+    }
+    return this.#closing
+  }
+}
+
+async function infoOf(vm: GuestVm, signal: AbortSignal): Promise<VmInfo> {
+  const own = (vm as GuestVm & { info?(): Promise<VmInfo> }).info
+  if (own !== undefined) return own.call(vm)
+  const vcpus = (await vm.vcpus?.registers({ signal }))?.length ?? 0
+  return { state: 'running', memoryBytes: vm.memory?.end ?? 0n, vcpus }
+}
+
+export function unsupported(part: string, vm: string): CloudAppError {
+  return new CloudAppError('ERR_CLOUDAPP_UNSUPPORTED', `The source of ${vm} has no ${part}`, { vm })
+}
