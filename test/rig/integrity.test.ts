@@ -25,20 +25,26 @@ describe('what one technique of the rootkit leaves', () => {
   test('a process off the task list', async () => {
     const { report, pid, hits } = await inspect({ unlinkTask: true })
     expect(hits('hidden-process')).toHaveLength(1)
-    expect(hits('hidden-process')[0]?.evidence).toMatchObject({ pid, comm: 'sleep', missingFrom: ['task list'] })
+    expect(hits('hidden-process')[0]?.evidence).toMatchObject({
+      process: { pid, name: 'sleep' },
+      data: { missingFrom: ['task list'] },
+    })
     expect(report.hits).toHaveLength(1)
     expect(report.checks.filter((check) => !check.done)).toEqual([])
   })
 
   test('a process out of the pid IDR, which is what ps reads', async () => {
     const { report, pid, hits } = await inspect({ unlinkTask: false, unhashIdr: true })
-    expect(hits('hidden-process')[0]?.evidence).toMatchObject({ pid, missingFrom: ['pid IDR'] })
+    expect(hits('hidden-process')[0]?.evidence).toMatchObject({ process: { pid }, data: { missingFrom: ['pid IDR'] } })
     expect(report.hits).toHaveLength(1)
   })
 
   test('a process out of both is still in a cgroup', async () => {
     const { pid, hits } = await inspect({ unlinkTask: true, unhashIdr: true })
-    expect(hits('hidden-process')[0]?.evidence).toMatchObject({ pid, missingFrom: ['task list', 'pid IDR'] })
+    expect(hits('hidden-process')[0]?.evidence).toMatchObject({
+      process: { pid },
+      data: { missingFrom: ['task list', 'pid IDR'] },
+    })
   })
 
   test('a listed module may divert what it likes', async () => {
@@ -57,9 +63,9 @@ test('every way in that leads to a hidden module', async () => {
     hookKprobe: true,
     hookLstar: true,
   })
-  expect(hits('hidden-module')[0]?.evidence).toMatchObject({ name: 'shade', state: 'live' })
+  expect(hits('hidden-module')[0]?.evidence).toMatchObject({ module: 'shade', data: { state: 'live' } })
   const calls = Object.fromEntries(
-    hits('diverted-syscall').map(({ evidence }) => [evidence.function ?? evidence.table, evidence]),
+    hits('diverted-syscall').map(({ evidence }) => [evidence.data.function ?? evidence.data.table, evidence]),
   )
   expect(Object.keys(calls).sort()).toEqual([
     '__x64_sys_getdents64',
@@ -67,19 +73,20 @@ test('every way in that leads to a hidden module', async () => {
     '__x64_sys_openat',
     'sys_call_table',
   ])
-  expect(calls.__x64_sys_getdents64).toMatchObject({ mechanism: 'ftrace', module: 'shade' })
+  expect(calls.__x64_sys_getdents64).toMatchObject({ module: 'shade', data: { mechanism: 'ftrace' } })
   expect(calls.__x64_sys_kill).toMatchObject({
-    mechanism: 'a patched jump',
     module: 'shade',
-    place: '__x64_sys_kill+0x0',
+    data: { mechanism: 'a patched jump', place: '__x64_sys_kill+0x0' },
   })
-  expect(calls.__x64_sys_openat).toMatchObject({ mechanism: 'kprobe', module: 'shade' })
+  expect(calls.__x64_sys_openat).toMatchObject({ module: 'shade', data: { mechanism: 'kprobe' } })
   // __NR_uname, arch/x86/entry/syscalls/syscall_64.tbl
-  expect(calls.sys_call_table).toMatchObject({ number: 63, leadsTo: expect.stringMatching(/^\[shade\]\+0x/) })
-  expect(hits('diverted-interrupt')[0]?.evidence).toMatchObject({ vector: 0xd0 })
+  expect(calls.sys_call_table).toMatchObject({
+    module: 'shade',
+    data: { number: 63, leadsTo: expect.stringMatching(/^\[shade\]\+0x/) },
+  })
+  expect(hits('diverted-interrupt')[0]?.evidence).toMatchObject({ data: { vector: 0xd0 } })
   expect(hits('diverted-entry')[0]?.evidence).toMatchObject({
-    vcpu: 0,
-    leadsTo: expect.stringMatching(/^\[shade\]\+0x/),
+    data: { vcpu: 0, leadsTo: expect.stringMatching(/^\[shade\]\+0x/) },
   })
   expect(report.hits.every((hit) => hit.confidence === 'high')).toBe(true)
   expect(report.hits).toHaveLength(7)

@@ -40,7 +40,7 @@ export async function interruptGates(
           kind: 'diverted-interrupt',
           title: `Interrupt gate ${vector} of ${name} leads to ${where.name(gate.target)}`,
           severity: 'critical',
-          evidence: { vector, table: base, target: gate.target, leadsTo: where.name(gate.target) },
+          evidence: where.evidence(gate.target, { vector, table: base }),
         },
         identity,
         looks: LOOKS,
@@ -76,7 +76,7 @@ export function syscallEntryPoint(
         kind: 'diverted-entry',
         title: `System calls of vCPU ${index} enter at ${where.name(lstar)} (MSR LSTAR), not at entry_SYSCALL_64`,
         severity: 'critical',
-        evidence: { vcpu: index, lstar, leadsTo: where.name(lstar) },
+        evidence: where.evidence(lstar, { vcpu: index }),
       },
       identity: `lstar:${index}:${lstar}`,
       // The vCPU stood still while it was read.

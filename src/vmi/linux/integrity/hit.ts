@@ -13,6 +13,15 @@ export type HitKind =
 /** A fact of the evidence. Addresses are bigint. */
 export type Evidence = string | number | bigint | boolean | readonly Evidence[] | { readonly [name: string]: Evidence }
 
+/** What shows a hit. */
+export interface HitEvidence {
+  /** The process it is about. */
+  readonly process?: { readonly pid: number; readonly name: string }
+  /** The kernel module it is about, or that it leads to. */
+  readonly module?: string
+  readonly data: Readonly<Record<string, Evidence>>
+}
+
 /** One thing that should not be, with what shows it. Everything read from the guest is as the guest had it. */
 export interface Hit {
   /** Names the kind and the subject; the same on every scan of the same boot. */
@@ -23,7 +32,7 @@ export interface Hit {
   readonly severity: 'low' | 'medium' | 'high' | 'critical'
   /** `high`: independent looks agree; `medium`: the guest did not run between the looks, a race is not ruled out. */
   readonly confidence: 'medium' | 'high'
-  readonly evidence: Readonly<Record<string, Evidence>>
+  readonly evidence: HitEvidence
 }
 
 /** A hit of one look, before it is confirmed by others. */

@@ -38,18 +38,13 @@ export function diverted(
       kind: syscall ? 'diverted-syscall' : 'diverted-function',
       title: `${syscall ? `System call ${short}` : `Kernel function ${name}`} is diverted by ${from.mechanism} at ${place} to ${where.name(from.target)}`,
       severity: 'critical',
-      evidence: {
+      evidence: where.evidence(from.target, {
         function: name,
         at: from.address,
         place,
         mechanism: from.mechanism,
-        target: from.target,
-        leadsTo: where.name(from.target),
-        ...(where.unlisted(from.target)?.module === undefined
-          ? {}
-          : { module: where.unlisted(from.target)?.module?.name ?? '' }),
         ...evidence,
-      },
+      }),
     },
     identity: `${from.mechanism}:${from.address}:${from.target}`,
     looks: from.looks ?? LOOKS,
@@ -101,13 +96,7 @@ function allFunctions(where: Whereabouts, ops: bigint, target: bigint, count?: n
       kind: 'diverted-function',
       title: `ftrace calls ${where.name(target)} for ${which}`,
       severity: 'critical',
-      evidence: {
-        ops,
-        mechanism: 'ftrace',
-        target,
-        leadsTo: where.name(target),
-        ...(count ? { functions: count } : {}),
-      },
+      evidence: where.evidence(target, { ops, mechanism: 'ftrace', ...(count ? { functions: count } : {}) }),
     },
     identity: `ftrace:${ops}:${target}`,
     looks: LOOKS,

@@ -122,9 +122,9 @@ class Inspection {
     const code = hits.some((hit) => hit.kind === 'hidden-module' || hit.kind === 'unlisted-code')
     if (code && only.includes('references')) {
       // Only where there is code that should not be: all of the image is read for it.
-      const known = new Set(hits.flatMap(({ evidence }) => [evidence.function, evidence.at]))
+      const known = new Set(hits.flatMap(({ evidence: { data } }) => [data.function, data.at]))
       const more = await confirm(() => this.#check('references', () => this.#references()), pace)
-      hits.push(...more.filter(({ evidence }) => !known.has(evidence.at) && !known.has(evidence.function ?? '')))
+      hits.push(...more.filter(({ evidence: { data } }) => !known.has(data.at) && !known.has(data.function ?? '')))
     }
     return unique(hits)
   }

@@ -67,14 +67,16 @@ function hidden(
     title: `Hidden kernel module ${name}: found in ${seenIn.join(', ')}, not in ${missingFrom.join(' and ')}`,
     severity: 'critical',
     evidence: {
-      name,
-      module: address,
-      state,
-      seenIn,
-      missingFrom: [...missingFrom],
-      ...(owner === undefined
-        ? {}
-        : { text: owner.start, textBytes: owner.end - owner.start, bytes: owner.module?.size ?? 0n }),
+      module: name,
+      data: {
+        struct: address,
+        state,
+        seenIn,
+        missingFrom: [...missingFrom],
+        ...(owner === undefined
+          ? {}
+          : { text: owner.start, textBytes: owner.end - owner.start, bytes: owner.module?.size ?? 0n }),
+      },
     },
   }
   const looks = state === 'unformed' ? LOOKS.unformed : LOOKS.live
@@ -88,7 +90,7 @@ function strayCode({ start, end, physical }: UnlistedCode): Candidate {
       kind: 'unlisted-code',
       title: `Executable kernel memory that belongs to no module, tracer, probe or BPF program: ${end - start} bytes at 0x${start.toString(16)}`,
       severity: 'high',
-      evidence: { start, bytes: end - start, physical },
+      evidence: { data: { start, bytes: end - start, physical } },
     },
     identity: `code:${start}:${end}:${physical}`,
     looks: LOOKS.unknown,

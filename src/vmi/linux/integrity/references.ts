@@ -59,7 +59,7 @@ function pointer(kernel: Kernel, where: Whereabouts, at: bigint, target: bigint)
       kind: 'hooked-pointer',
       title: `Kernel data ${place} holds a pointer to ${where.name(target)}`,
       severity: 'high',
-      evidence: { at, place, target, leadsTo: where.name(target) },
+      evidence: where.evidence(target, { at, place }),
     },
     identity: `pointer:${at}:${target}`,
     looks: LOOKS,

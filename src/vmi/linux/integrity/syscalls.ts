@@ -115,14 +115,12 @@ export async function syscallTables(
           kind: 'diverted-syscall',
           title: `Entry ${number} of ${name} leads to ${where.name(target)}`,
           severity: 'critical',
-          evidence: {
+          evidence: where.evidence(target, {
             table: name,
             number,
             at: table + BigInt(8 * number),
             mechanism: 'a table entry',
-            target,
-            leadsTo: where.name(target),
-          },
+          }),
         },
         identity: `${name}:${number}:${target}`,
         looks: 2,

@@ -1,6 +1,6 @@
 import type { Column, WalkPlan, WalkResult } from '../../memory.js'
 import { fixedText, view } from '../read.js'
-import type { Candidate, Evidence } from './hit.js'
+import type { Candidate } from './hit.js'
 import type { Kernel } from './kernel.js'
 
 /** CSS_SET_HASH_BITS, kernel/cgroup/cgroup.c. */
@@ -81,14 +81,15 @@ function judge(task: Seen, all: ReadonlyMap<bigint, Seen>): Candidate[] {
   const leader = all.get(task.leader)
   if (thread && leader !== undefined && leader !== task && !leader.books.has('task list')) return []
   const what = thread ? 'thread' : task.kernelThread ? 'kernel thread' : 'process'
-  const evidence: Record<string, Evidence> = {
-    pid: task.pid,
-    tgid: task.tgid,
-    comm: task.comm,
-    task: task.task,
-    startTime: task.startTime,
-    seenIn: [...task.books],
-    missingFrom: missing,
+  const evidence = {
+    process: { pid: task.tgid, name: task.comm },
+    data: {
+      ...(thread ? { thread: task.pid } : {}),
+      task: task.task,
+      startTime: task.startTime,
+      seenIn: [...task.books],
+      missingFrom: missing,
+    },
   }
   return [
     {

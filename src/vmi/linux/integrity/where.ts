@@ -1,4 +1,5 @@
 import type { CodeMap } from './code.js'
+import type { Evidence, HitEvidence } from './hit.js'
 import type { Kernel } from './kernel.js'
 import type { UnlistedOwner } from './modules.js'
 import { RangeMap } from './ranges.js'
@@ -27,6 +28,15 @@ export class Whereabouts {
 
   unlisted(address: bigint): UnlistedOwner | undefined {
     return this.#unlisted.at(address)?.value
+  }
+
+  /** Evidence of a way that leads to `target`: where that is, and in which hidden module if it is in one. */
+  evidence(target: bigint, data: Readonly<Record<string, Evidence>>): HitEvidence {
+    const module = this.unlisted(target)?.module?.name
+    return {
+      ...(module === undefined ? {} : { module }),
+      data: { ...data, target, leadsTo: this.name(target) },
+    }
   }
 
   /** `symbol+0x10`, `[module]+0x10`, or what else can be said of the place. */

@@ -3,7 +3,7 @@ import { confirm } from '../../../../src/vmi/linux/integrity/confirm.js'
 import type { Candidate } from '../../../../src/vmi/linux/integrity/hit.js'
 
 const candidate = (id: string, looks: number, identity = id): Candidate => ({
-  hit: { id, kind: 'hidden-process', title: id, severity: 'critical', evidence: {} },
+  hit: { id, kind: 'hidden-process', title: id, severity: 'critical', evidence: { data: {} } },
   identity,
   looks,
 })
