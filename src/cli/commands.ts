@@ -18,7 +18,15 @@ export const COMMANDS: readonly CommandEntry[] = [
   entry('vmi read', "read a VM's memory", () => import('./commands/vmi-read.js')),
   entry('vmi integrity', 'look for what hides in a VM', () => import('./commands/vmi-integrity.js')),
   entry('keys generate', 'make a key pair', () => import('./commands/keys-generate.js')),
+  entry('keys show', 'show the public key of a key file', () => import('./commands/keys-show.js')),
+  entry('broker', 'run the broker', () => import('./commands/broker.js')),
+  entry('delegate', 'give a service domain rights over a VM of yours', () => import('./commands/delegate.js')),
+  entry('revoke', 'take a delegation back', () => import('./commands/revoke.js')),
+  entry(
+    'findings list',
+    "list a service domain's findings about your VMs",
+    () => import('./commands/findings-list.js'),
+  ),
   entry('audit verify', "check a broker's audit log", () => import('./commands/audit-verify.js')),
   entry('audit show', 'show the records of an audit log', () => import('./commands/audit-show.js')),
-  entry('keys show', 'show the public key of a key file', () => import('./commands/keys-show.js')),
 ]

@@ -1,0 +1,75 @@
+import path from 'node:path'
+import type { BrokerListenOptions, BrokerOptions } from '../broker/broker.js'
+import { loadKey } from '../capabilities/key-files.js'
+import { CloudAppError } from '../errors.js'
+import { checkOptions } from '../options.js'
+import { readTextFile } from './files.js'
+
+/** What the file of `cloudapp broker --config` says, with its paths made absolute. */
+export interface BrokerConfig {
+  readonly options: BrokerOptions
+  readonly listen: BrokerListenOptions
+}
+
+const MAX_CONFIG = 64 * 1024
+
+/**
+ * Reads a broker's configuration: JSON with `key`, `register`, `state`, `socket`, and optionally `mode` (of the socket, an
+ * octal string such as "0660"), `maxPauseMs` and `audit` (`path`, `fsync`, `intervalMs`, `segmentBytes`, `quota`). Relative
+ * paths start at the file's folder.
+ *
+ * @throws CloudAppError `ERR_CLOUDAPP_NOT_FOUND`, `ERR_CLOUDAPP_INVALID_ARGUMENT`, `ERR_CLOUDAPP_UNKNOWN_OPTION`
+ */
+export async function readBrokerConfig(file: string): Promise<BrokerConfig> {
+  const config = parse(file, await readTextFile(file, MAX_CONFIG, 'the configuration'))
+  checkOptions(file, config, ['key', 'register', 'state', 'socket', 'mode', 'maxPauseMs', 'audit'])
+  const folder = path.dirname(path.resolve(file))
+  const at = (name: string) => path.resolve(folder, text(file, config, name))
+  const audit = config.audit as BrokerOptions['audit'] | undefined
+  const maxPauseMs = config.maxPauseMs
+  if (maxPauseMs !== undefined && !Number.isSafeInteger(maxPauseMs)) throw wrong(file, 'maxPauseMs', 'a whole number')
+  if (audit !== undefined && (typeof audit !== 'object' || audit === null)) throw wrong(file, 'audit', 'an object')
+  return {
+    options: {
+      key: await loadKey(at('key')),
+      register: at('register'),
+      state: at('state'),
+      ...(maxPauseMs === undefined ? {} : { maxPauseMs: Number(maxPauseMs) }),
+      ...(audit === undefined
+        ? {}
+        : { audit: audit.path ? { ...audit, path: path.resolve(folder, audit.path) } : audit }),
+    },
+    listen: { socket: at('socket'), ...mode(file, config.mode) },
+  }
+}
+
+function parse(file: string, json: string): Record<string, unknown> {
+  let value: unknown
+  try {
+    value = JSON.parse(json)
+  } catch (cause) {
+    throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `${file} is no JSON: ${(cause as Error).message}`, {
+      cause,
+    })
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw wrong(file, 'the file', 'one JSON object')
+  return value as Record<string, unknown>
+}
+
+function text(file: string, config: Record<string, unknown>, name: string): string {
+  const value = config[name]
+  if (typeof value !== 'string' || value === '') throw wrong(file, name, 'a path')
+  return value
+}
+
+function mode(file: string, value: unknown): { mode?: number } {
+  if (value === undefined) return {}
+  if (typeof value !== 'string' || !/^0?[0-7]{3}$/.test(value))
+    throw wrong(file, 'mode', 'an octal string such as "0660"')
+  return { mode: Number.parseInt(value, 8) }
+}
+
+function wrong(file: string, name: string, what: string): CloudAppError {
+  return new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `${file}: ${name} must be ${what}`)
+}

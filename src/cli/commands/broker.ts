@@ -1,0 +1,44 @@
+import { openBroker } from '../../broker/broker.js'
+import { readBrokerConfig } from '../broker-config.js'
+import type { Command } from '../command.js'
+import { explain } from '../explain.js'
+
+export const command: Command = {
+  summary: 'Run the broker: the one process that opens VMs, for those who hold rights on them',
+  help: [
+    'FILE is JSON: {"key", "register", "state", "socket"} are paths (relative ones start at FILE\'s folder); optional are',
+    '"mode" (of the socket, "0660"), "maxPauseMs", and "audit": {"path", "fsync": "always"|"interval", …}.',
+    '',
+    'SIGHUP reads the register of owners again. SIGTERM and SIGINT end it: paused VMs run on, the log is closed.',
+    'With --json one document is printed when it is ready.',
+  ].join('\n'),
+  options: { config: { type: 'string', value: 'FILE', required: true, help: 'the configuration' } },
+  json: true,
+  async run({ args, out, signal }) {
+    const { options, listen } = await readBrokerConfig(args.need('config'))
+    const broker = await openBroker(options)
+    const reload = () => {
+      broker.reload().then(
+        () => out.note('the register was read again'),
+        // A bad register leaves the old one in force: say so and go on.
+        (error: unknown) => out.note(explain(error)),
+      )
+    }
+    try {
+      const { address } = await broker.listen(listen)
+      process.on('SIGHUP', reload)
+      if (out.isJson) out.json({ socket: address, broker: broker.publicKey, pid: process.pid })
+      else out.line(`broker ${broker.publicKey} listens on ${address}`)
+      await ended(signal)
+    } finally {
+      process.off('SIGHUP', reload)
+      await broker.close()
+    }
+    return 0
+  },
+}
+
+function ended(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve()
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }))
+}
