@@ -1,4 +1,5 @@
 export * from './capabilities/index.js'
 export * from './errors.js'
+export * from './service/index.js'
 export * from './transport/index.js'
 export * from './vmi/index.js'

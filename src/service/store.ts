@@ -1,5 +1,6 @@
 import { randomBytes, randomUUID } from 'node:crypto'
-import Database from 'libsql'
+import { createRequire } from 'node:module'
+import type Database from 'libsql'
 import { CloudAppError } from '../errors.js'
 import { CursorCodec } from './cursor.js'
 import type { FindingDraft } from './draft.js'
@@ -119,9 +120,10 @@ export class FindingStore {
       // One owner at a time, by a transaction in a file beside the store that the kernel ends with the process. Not SQLite's
       // exclusive mode on the store itself: the binding lets that lock go only when its statements are collected. Waiting
       // would block the event loop, and another owner does not let go before it ends.
-      owner = new Database(`${options.path}-owner`, { timeout: 0 } as Database.Options)
+      const Sqlite = loadSqlite()
+      owner = new Sqlite(`${options.path}-owner`, { timeout: 0 } as Database.Options)
       owner.exec('BEGIN IMMEDIATE')
-      db = new Database(options.path, { timeout: 0 } as Database.Options)
+      db = new Sqlite(options.path, { timeout: 0 } as Database.Options)
       db.exec('PRAGMA journal_mode=WAL')
       db.exec('PRAGMA synchronous=FULL')
       db.exec('PRAGMA cache_size=-32768')
@@ -465,6 +467,17 @@ export class FindingStore {
   #assertOpen(): void {
     // The binding goes on answering after close().
     if (!this.#open) throw new CloudAppError('ERR_CLOUDAPP_CLOSED', 'The store of findings is closed')
+  }
+}
+
+/** Loaded with the first store: a client, or a tool that needs no store, loads no native code. */
+function loadSqlite(): typeof Database {
+  try {
+    return createRequire(import.meta.url)('libsql') as typeof Database
+  } catch (cause) {
+    throw new CloudAppError('ERR_CLOUDAPP_NATIVE', 'The package libsql (SQLite) can not be loaded on this machine', {
+      cause,
+    })
   }
 }
 

@@ -1,0 +1,133 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { CloudAppError, type CloudAppErrorCode } from '../errors.js'
+import type { Channel } from '../transport/channel.js'
+import { openSession, type Session } from '../transport/session.js'
+import {
+  ANSWERS,
+  answer,
+  INTERFACE_VERSION,
+  OLDEST_VERSION,
+  type WireRoot,
+  type WireService,
+} from './interface/protocol.js'
+
+export type Connect = (signal?: AbortSignal) => Promise<Channel>
+
+/** What a service domain may send: pages of findings. */
+const LIMITS = { frameBytes: 8 * 1024 * 1024, depth: 16, items: 65_536 }
+
+const FIRST_WAIT = 50
+const LONGEST_WAIT = 2000
+
+/** Errors that mean the other side is away and may come back. */
+const AWAY: readonly CloudAppErrorCode[] = ['ERR_CLOUDAPP_CLOSED', 'ERR_CLOUDAPP_TIMEOUT', 'ERR_CLOUDAPP_NOT_FOUND']
+
+/** A session and what the service domain offers in it. */
+export interface Open {
+  readonly session: Session<Disposable & WireRoot>
+  readonly service: WireService & Disposable
+}
+
+/** One client's connection to a service domain, made again when it is gone. */
+export class ClientLink {
+  readonly reconnectMs: number
+  readonly #connect: Connect
+  readonly #name: string | undefined
+  readonly #closed = new AbortController()
+  #open: Promise<Open> | undefined
+
+  constructor(connect: Connect, name: string | undefined, reconnectMs: number) {
+    this.#connect = connect
+    this.#name = name
+    this.reconnectMs = reconnectMs
+  }
+
+  get closed(): AbortSignal {
+    return this.#closed.signal
+  }
+
+  /** The open session, or a new one. */
+  open(signal?: AbortSignal): Promise<Open> {
+    if (this.closed.aborted) return Promise.reject(this.closed.reason)
+    if (this.#open) return this.#open
+    const open = this.#begin(signal)
+    this.#open = open
+    const forget = () => {
+      if (this.#open === open) this.#open = undefined
+    }
+    open.then(({ session }) => {
+      if (session.closed.aborted) forget()
+      else session.closed.addEventListener('abort', forget, { once: true })
+    }, forget)
+    return open
+  }
+
+  /** One call. A service domain that was restarted since the last call is connected to anew first. */
+  async call<T>(work: (service: WireService) => PromiseLike<T>, signal?: AbortSignal): Promise<T> {
+    const { session, service } = await this.open(signal)
+    return ask(session, () => work(service), signal)
+  }
+
+  /**
+   * Waits until the other side can be reached again, with growing pauses. Throws `error` if it is not one of an absence
+   * (or, with `evenBroken`, of a session cut off), or when it lasted longer than `reconnectMs`.
+   */
+  async again(error: unknown, signal: AbortSignal | undefined, evenBroken: boolean): Promise<void> {
+    if (this.closed.aborted) throw this.closed.reason
+    const away = CloudAppError.is(error) && AWAY.includes(error.code)
+    if (!away && !(evenBroken && CloudAppError.is(error, 'ERR_CLOUDAPP_PROTOCOL'))) throw error
+    const until = performance.now() + this.reconnectMs
+    for (let wait = FIRST_WAIT; performance.now() < until; wait = Math.min(wait * 2, LONGEST_WAIT)) {
+      // Half of it by chance, so that many clients of one service domain do not come back at one moment.
+      const pause = (wait * (1 + Math.random())) / 2
+      await sleep(pause, undefined, { signal: any(this.closed, signal), ref: true }).catch(() => undefined)
+      if (this.closed.aborted) throw this.closed.reason
+      if (signal?.aborted) return
+      try {
+        await this.open(signal)
+        return
+      } catch (again) {
+        if (!CloudAppError.is(again) || !AWAY.includes(again.code)) throw again
+      }
+    }
+    throw error
+  }
+
+  /** Idempotent. */
+  async close(): Promise<void> {
+    if (!this.closed.aborted) this.#closed.abort(new CloudAppError('ERR_CLOUDAPP_CLOSED', 'The client is closed'))
+    const open = await this.#open?.catch(() => undefined)
+    await open?.session.close()
+  }
+
+  async #begin(signal?: AbortSignal): Promise<Open> {
+    const channel = await this.#connect(signal)
+    const session = openSession<never>(channel, { limits: LIMITS }) as unknown as Open['session']
+    try {
+      const hello = { version: INTERFACE_VERSION, ...(this.#name !== undefined && { client: this.#name }) }
+      const opened = await ask(session, () => session.remote.open(hello), signal)
+      const { version } = answer('open', ANSWERS.open, opened)
+      if (version < OLDEST_VERSION || version > INTERFACE_VERSION) {
+        throw new CloudAppError(
+          'ERR_CLOUDAPP_UNSUPPORTED',
+          `The service domain chose version ${version}; this client speaks ${OLDEST_VERSION} to ${INTERFACE_VERSION}`,
+        )
+      }
+      if (this.closed.aborted) throw this.closed.reason
+      return { session, service: opened.service as Open['service'] }
+    } catch (error) {
+      await session.close()
+      throw error
+    }
+  }
+}
+
+/** One call in a session. What the other side offers may not be what it should: calling that is an error of its. */
+export function ask<T>(session: Open['session'], work: () => PromiseLike<T>, signal?: AbortSignal): Promise<T> {
+  const answered = async () => work()
+  return session.settle(answered(), signal && { signal })
+}
+
+function any(...signals: (AbortSignal | undefined)[]): AbortSignal {
+  return AbortSignal.any(signals.filter((signal) => signal !== undefined))
+}

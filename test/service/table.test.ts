@@ -1,0 +1,73 @@
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { draftFinding } from '../../src/service/draft.js'
+import { findingEvent } from '../../src/service/finding-event.js'
+import { escapeText, findingsTable } from '../../src/service/table.js'
+import { PRODUCT, WEB } from './support.js'
+
+const at = Date.UTC(2026, 0, 2, 3, 4, 5)
+
+function finding(title: string, name: string, vm = 'web-1') {
+  const draft = draftFinding({
+    key: 'k',
+    about: { ...WEB, name: vm },
+    title,
+    severity: 'critical',
+    evidence: [{ process: { pid: 4242, name } }, { module: 'evil' }, { process: { pid: 4242, name } }],
+  })
+  const state = {
+    uid: 'u',
+    change: 'create',
+    status: 1,
+    revision: 1,
+    count: 7,
+    first: at - 86_400_000,
+    last: at,
+    time: at,
+  } as const
+  return findingEvent(draft, state, PRODUCT)
+}
+
+describe('findingsTable', () => {
+  it('shows what a person looks for', () => {
+    expect(findingsTable([finding('Hidden process', 'miner')], { width: 140, now: at })).toBe(
+      [
+        'SEVERITY  TITLE           VM     PROCESS / MODULE   STATUS  FIRST SEEN         LAST SEEN  COUNT',
+        'Critical  Hidden process  web-1  miner[4242], evil  New     2026-01-01 03:04Z  03:04:05Z      7',
+        '',
+      ].join('\n'),
+    )
+  })
+
+  it('has one line for each finding, within the width, whatever the strings hold', () => {
+    fc.assert(
+      fc.property(fc.string({ unit: 'binary' }), fc.integer({ min: 90, max: 200 }), (text, width) => {
+        const table = findingsTable([finding(text, text, text), finding('plain', 'plain')], { width, now: at })
+        expect(table.split('\n')).toHaveLength(4)
+        expect(table.replaceAll('\n', '')).not.toMatch(/\p{C}/u)
+        for (const line of table.split('\n')) expect([...line].length).toBeLessThanOrEqual(width)
+      }),
+    )
+  })
+
+  it('escapes what moves the cursor, hides or turns text around', () => {
+    expect(escapeText('a\u001b[2Jb\r\n\u202egnp\u200b\u0007\u009b')).toBe(
+      'a\\x1b[2Jb\\r\\n\\u{202e}gnp\\u{200b}\\x07\\x9b',
+    )
+    expect(escapeText('käse 日本')).toBe('käse 日本')
+  })
+
+  it('keeps columns aligned beside wide letters', () => {
+    const [head = '', wide = '', plain = ''] = findingsTable([finding('日本語', 'x'), finding('abcdef', 'x')], {
+      width: 140,
+      now: at,
+    }).split('\n')
+    expect(plain.indexOf('web-1')).toBe(head.indexOf('VM'))
+    expect(wide.indexOf('web-1')).toBe(head.indexOf('VM') - 3)
+  })
+
+  it('colours only when asked', () => {
+    expect(findingsTable([finding('t', 'n')], { color: true, now: at })).toContain('\u001b[1;31mCritical')
+    expect(findingsTable([finding('t', 'n')], { now: at })).not.toContain('\u001b')
+  })
+})
