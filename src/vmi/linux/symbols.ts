@@ -32,6 +32,9 @@ const MAGIC = 0x4d595343 // "CSYM"
 const HEADER = 32
 const ABSOLUTE = 0x80
 
+/** Names the linker script gives to the ends of sections: arch/x86/kernel/vmlinux.lds.S, asm-generic/vmlinux.lds.h. */
+const MARKER = /^_{1,2}(?:[se]?(?:text|init\w*|data|rodata)|start_\w+|stop_\w+|end_\w+|\w+_(?:start|end|begin))$/
+
 const align4 = (n: number): number => (n + 3) & ~3
 
 /** Encodes the `symbols` section. Little endian; layout: header, offsets, starts, hash slots, letters, names. */
@@ -151,9 +154,12 @@ export class SymbolTable {
     }
     if (low === this.#firstRelative) return undefined
     let index = low - 1
-    // Of several names for one address, the first, as the kernel's own kallsyms_lookup() gives it.
+    // Of several names for one address, the first, as the kernel's own kallsyms_lookup() gives it, but for names that
+    // only mark where a section starts or ends.
+    const last = index
     while (index > this.#firstRelative && this.#offsets[index - 1] === this.#offsets[index]) index--
-    const entry = this.#entry(index)
+    let entry = this.#entry(index)
+    for (let other = index + 1; other <= last && MARKER.test(entry.name); other++) entry = this.#entry(other)
     return { ...entry, offset: address - entry.address }
   }
 
