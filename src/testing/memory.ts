@@ -16,13 +16,12 @@ import {
   type ReadResult,
   type SearchRequest,
   type SearchResult,
-  type Space,
   type WalkPlan,
   type WalkResult,
   type WriteRequest,
   type WriteResult,
 } from '../vmi/memory.js'
-import { checkCount, checkLimit, checkPlans, checkRange, checkReads, invalid, splitSpace } from './memory/checks.js'
+import { checkInteger, checkLimit, checkPlan, checkRange, checkReads, invalid, splitSpace } from './memory/checks.js'
 import { PageWalker } from './memory/paging.js'
 import { findMatches } from './memory/search.js'
 import { iterate, type PointerReader } from './memory/structures.js'
@@ -30,6 +29,8 @@ import { iterate, type PointerReader } from './memory/structures.js'
 export interface BufferMemoryOptions {
   /** Answers whether the VM is paused now: what is read meanwhile is marked consistent. Never paused by default. */
   readonly paused?: () => boolean
+  /** Called before each call, as long as the VM is not paused: what the guest does in the meantime. */
+  readonly meanwhile?: () => void
   /** Leaves out `write`, as a source opened for reading does. */
   readonly readOnly?: boolean
   /** Ends the memory: later calls throw its reason, or ERR_CLOUDAPP_CLOSED. */
@@ -63,13 +64,22 @@ export class BufferMemory implements GuestMemory {
   readonly #options: BufferMemoryOptions
 
   constructor(ram: Uint8Array, options: BufferMemoryOptions = {}) {
-    checkOptions('BufferMemory', options, ['paused', 'readOnly', 'closed'])
+    checkOptions('BufferMemory', options, ['paused', 'meanwhile', 'readOnly', 'closed'])
     this.#ram = ram
     this.#view = new DataView(ram.buffer, ram.byteOffset, ram.byteLength)
     this.#walker = new PageWalker(ram)
     this.#options = options
     this.end = BigInt(ram.byteLength)
-    this.sync = { read: (requests) => this.#read(requests), walk: (plans) => this.#walk(plans) }
+    this.sync = {
+      read: (requests) => {
+        this.#begin()
+        return this.#read(requests)
+      },
+      walk: (plans) => {
+        this.#begin()
+        return this.#walk(plans)
+      },
+    }
     if (options.readOnly !== true) {
       this.write = async (requests, call) => {
         this.#begin(call)
@@ -91,11 +101,12 @@ export class BufferMemory implements GuestMemory {
   async pages(request: PagesRequest, options?: CallOptions): Promise<PagesResult> {
     this.#begin(options)
     checkRange(request.start, request.end)
-    checkCount('limit', request.limit, 1)
+    checkInteger('limit', request.limit, 1)
     checkLimit('pagesRuns', request.limit)
     const { root, levels } = splitSpace(request.space)
     if (levels === 0) throw invalid('physical memory has no page tables to enumerate')
     const want = request.want ?? 0
+    if (!Number.isInteger(want) || (want & ~7) !== 0) throw invalid('want has bits that are no PageFlags')
     const runs: { virtual: bigint; physical: number; size: bigint; flags: number }[] = []
     const next = this.#walker.mappings(root, levels, request.start, request.end, (m) => {
       if ((m.flags & want) !== want) return true
@@ -134,7 +145,7 @@ export class BufferMemory implements GuestMemory {
     this.#begin(options)
     checkRange(request.start, request.end)
     if (request.start % 4096n !== 0n || request.end % 4096n !== 0n) {
-      throw invalid('digest takes whole pages: start and end must be multiples of 4096', request.start)
+      throw invalid('digest takes whole pages: start and end must be multiples of 4096')
     }
     const pages = Number((request.end - request.start) / 4096n)
     checkLimit('digestPages', pages)
@@ -152,8 +163,8 @@ export class BufferMemory implements GuestMemory {
   }
 
   #read(requests: readonly ReadRequest[]): ReadResult[] {
-    this.#begin()
     checkReads(requests)
+    for (const { space } of requests) splitSpace(space)
     return requests.map(({ space, at, length }) => {
       const { root, levels } = splitSpace(space)
       const count = typeof at === 'bigint' ? 1 : at.length
@@ -211,13 +222,16 @@ export class BufferMemory implements GuestMemory {
   }
 
   #walk(plans: readonly WalkPlan[]): WalkResult[] {
-    this.#begin()
-    checkPlans(plans)
+    checkLimit('batch', plans.length)
+    const rows = plans.map((plan) => {
+      splitSpace(plan.space)
+      return checkPlan(plan)
+    })
     let total = 0
-    return plans.map((plan) => {
+    return plans.map((plan, index) => {
       const { root, levels } = splitSpace(plan.space)
       const memory = this.#pointers(root, levels)
-      const rowBytes = 8 + plan.columns.reduce((sum, column) => sum + column.size + 1, 0)
+      const rowBytes = rows[index] as number
       const elements: bigint[] = []
       const ended = iterate(plan, memory, (element) => {
         if (elements.length >= plan.limit || total + rowBytes > LIMITS.resultBytes) return false
@@ -311,14 +325,10 @@ export class BufferMemory implements GuestMemory {
       throw new CloudAppError('ERR_CLOUDAPP_ABORTED', 'the call was aborted', { cause: options.signal.reason })
     }
     const closed = this.#options.closed
-    if (closed?.aborted !== true) return
-    if (CloudAppError.is(closed.reason)) throw closed.reason
-    throw new CloudAppError('ERR_CLOUDAPP_CLOSED', 'the memory is closed', { cause: closed.reason })
+    if (closed?.aborted === true) {
+      if (CloudAppError.is(closed.reason)) throw closed.reason
+      throw new CloudAppError('ERR_CLOUDAPP_CLOSED', 'the memory is closed', { cause: closed.reason })
+    }
+    if (!this.#consistent()) this.#options.meanwhile?.()
   }
-}
-
-/** Reads one span of a space; used where no batch is at hand. */
-export function readSpan(memory: MemoryReaderSync, space: Space, at: bigint, length: number): Uint8Array {
-  const [result] = memory.read([{ space, at, length }])
-  return (result as ReadResult).bytes
 }

@@ -15,13 +15,17 @@ export interface SyntheticVmOptions {
   readonly readOnly?: boolean
   /** Leaves the vCPUs out. True by default. */
   readonly vcpus?: boolean
+  /** False for a guest that stands still, as a snapshot does. By default its clock goes on from call to call. */
+  readonly running?: boolean
+  /** What the guest does in the meantime: called before each call on its memory, unless it is paused. */
+  readonly meanwhile?: () => void
   /** Directory of cached kernel profiles; false, the default, makes one for each handle. */
   readonly cache?: string | false
 }
 
 /** Opens a handle on a synthetic guest. */
 export function openSyntheticVm(built: Built, attacks: Attacks, lies: Lies, options: SyntheticVmOptions): GuestVm {
-  checkOptions('vm', options, ['name', 'readOnly', 'vcpus', 'cache'])
+  checkOptions('vm', options, ['name', 'readOnly', 'vcpus', 'running', 'meanwhile', 'cache'])
   return new SyntheticVm(built, attacks, lies, options)
 }
 
@@ -36,6 +40,7 @@ class SyntheticVm implements GuestVm {
 
   constructor(built: Built, attacks: Attacks, lies: Lies, options: SyntheticVmOptions) {
     const { machine, tasks } = built
+    const jiffies = built.kernel.image.symbol('jiffies')
     const name = options.name ?? 'synthetic'
     // The same guest is the same VM and boot each time it is opened.
     const seed = createHash('sha256')
@@ -45,6 +50,10 @@ class SyntheticVm implements GuestVm {
     this.identity = { name, uuid, bootNonce: seed.slice(32, 64) }
     this.memory = new BufferMemory(machine.ram.subarray(0, lies.end), {
       paused: () => this.#pauses > 0,
+      meanwhile: () => {
+        if (options.running !== false) machine.setU64(jiffies, machine.u64(jiffies) + 1n)
+        options.meanwhile?.()
+      },
       readOnly: options.readOnly ?? false,
       closed: this.#end.signal,
     })

@@ -121,6 +121,7 @@ function fillSyscalls(image: Image): void {
 function fillEntryText(image: Image): void {
   image.take('text', 0, 4096)
   image.label('__entry_text_start', 'T', image.cursor('text'))
+  image.function('asm_load_gs_index', { traced: false, size: 64 })
   image.function('entry_SYSCALL_64', { traced: false, size: 96 })
   image.function('entry_SYSCALL_compat', { traced: false, size: 96 })
   const idt = image.label('idt_table', 'B', image.take('data', 4096, 4096))

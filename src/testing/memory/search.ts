@@ -1,5 +1,5 @@
 import { LIMITS, type SearchRequest, type SearchResult } from '../../vmi/memory.js'
-import { checkCount, checkLimit, checkRange, invalid, splitSpace } from './checks.js'
+import { checkInteger, checkLimit, checkRange, invalid, splitSpace } from './checks.js'
 import type { PageWalker } from './paging.js'
 
 /** A part of the searched range whose bytes lie in RAM one after the other. */
@@ -20,7 +20,7 @@ const SCAN_BYTES = 1024 ** 3
 /** The `search` verb over a buffer of RAM. Matches come in the order of their addresses. */
 export function findMatches(ram: Uint8Array, walker: PageWalker, request: SearchRequest): Found {
   checkRange(request.start, request.end)
-  checkCount('limit', request.limit, 1)
+  checkInteger('limit', request.limit, 1)
   checkLimit('matches', request.limit)
   checkLimit('patterns', request.patterns.length)
   if (request.patterns.length === 0) throw invalid('search needs at least one pattern')
@@ -28,11 +28,13 @@ export function findMatches(ram: Uint8Array, walker: PageWalker, request: Search
     checkLimit('patternLength', pattern.byteLength)
     if (pattern.byteLength === 0) throw invalid('a pattern needs at least one byte')
   }
-  const align = request.align ?? 1
-  checkCount('align', align, 1)
+  const { align = 1, offset = 0 } = request
+  checkInteger('align', align, 1)
   if (Math.log2(align) % 1 !== 0) throw invalid(`align ${align} is not a power of two`)
+  checkInteger('offset', offset, 0)
+  if (offset >= align) throw invalid(`offset ${offset} must be below align ${align}`)
   const { root, levels } = splitSpace(request.space)
-  const finder = new Finder(request, BigInt(align), BigInt(request.offset ?? 0) & BigInt(align - 1))
+  const finder = new Finder(request, BigInt(align), BigInt(offset))
   if (levels === 0) {
     const end = request.end < BigInt(ram.byteLength) ? Number(request.end) : ram.byteLength
     const start = Number(request.start)
@@ -126,14 +128,21 @@ class Finder {
       }
     })
     found.sort((a, b) => (a.at < b.at ? -1 : a.at > b.at ? 1 : a.pattern - b.pattern))
-    for (const match of found) {
-      const last = this.#matches.at(-1)
-      // All patterns of one address are given together, so that going on at the next address loses none.
-      if (this.#matches.length >= this.request.limit && last?.at !== match.at) {
-        this.#next = match.at
+    for (let i = 0; i < found.length; ) {
+      const at = (found[i] as { at: bigint }).at
+      const group = found.slice(i, i + this.request.patterns.length).filter((match) => match.at === at)
+      const room = this.request.limit - this.#matches.length
+      // The patterns of one address are given together, so that going on there neither loses nor repeats one.
+      if (group.length > room && this.#matches.length > 0) {
+        this.#next = at
         return false
       }
-      this.#matches.push(match)
+      this.#matches.push(...group.slice(0, room))
+      if (group.length > room) {
+        this.#next = at + 1n
+        return false
+      }
+      i += group.length
     }
     this.#from = base + BigInt(Math.max(until, 0)) > this.#from ? base + BigInt(Math.max(until, 0)) : this.#from
     return true

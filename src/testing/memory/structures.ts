@@ -104,16 +104,17 @@ function xarray(
   memory: PointerReader,
   emit: (element: bigint) => boolean,
 ): WalkEnd {
-  const seen = new Set<bigint>()
+  let looked = 0
   const visit = (entry: bigint, above: number): WalkEnd => {
     if ((entry & 3n) === 2n && entry > 4096n) {
       const node = entry - 2n
       const shift = memory.u8((node + BigInt(plan.shiftOffset)) & MASK)
       if (shift === undefined) return faulted(memory)
       // Each level holds a smaller part of the index: a shift that does not shrink is a loop.
-      if (shift >= above || seen.has(node)) return CYCLE
-      seen.add(node)
+      if (shift >= above || shift > 60) return CYCLE
       for (let slot = 0; slot < plan.slots; slot++) {
+        // Nodes that share their children make more paths than there is time for.
+        if (++looked > LIMITS.walkRows) return LIMIT
         const child = memory.pointer((node + BigInt(plan.slotsOffset + slot * 8)) & MASK)
         if (child === undefined) return faulted(memory)
         const ended = visit(child, shift)
@@ -135,8 +136,6 @@ function array(plan: WalkPlan & { kind: 'array' }, memory: PointerReader, emit: 
       if (!emit(at)) return LIMIT
       continue
     }
-    // Null pointers give no row: without this bound an array of them would be read for ever.
-    if (i > LIMITS.walkRows) return LIMIT
     const pointer = memory.pointer(at)
     if (pointer === undefined) return faulted(memory)
     if (pointer !== 0n && !emit(pointer)) return LIMIT
