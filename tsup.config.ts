@@ -19,8 +19,6 @@ export default defineConfig([
     entry: sources([...subpaths, 'cli/main']),
     // Chunks are shared between the subpaths, so that ./client does not carry what only ./vmi needs.
     splitting: true,
-    treeshake: true,
-    dts: { entry: sources(subpaths) },
   },
   {
     // The parser process may read one file only, its own program: everything it needs is in it.

@@ -13,7 +13,7 @@ function newest(file: string): number {
 
 /** Builds the package before the tests that look at what was built, unless the last build is of these sources. */
 export default function build(): void {
-  const built = path.join(root, 'dist/cli/main.js')
+  const built = path.join(root, 'dist/index.d.ts')
   const library = path.join(root, 'native/libvmi-shim/build/libcloudapp_shim.so')
   const wanted = Math.max(...inputs.map((input) => newest(path.join(root, input))))
   if ([built, library].every((file) => existsSync(file) && statSync(file).mtimeMs >= wanted)) return
