@@ -34,7 +34,7 @@ export interface DelegationBase<R extends Right> extends AsyncDisposable {
   /** Which VM; the token itself names it. */
   readonly identity: VmIdentity
   /** The rights held, in the order of their codes. */
-  readonly rights: readonly R[]
+  readonly rights: readonly Right[]
   /** Everything the capability says. */
   readonly grant: Grant
   /** The kernel profile, for the holder of any right on the VM. */
