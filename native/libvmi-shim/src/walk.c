@@ -30,7 +30,7 @@ static int32_t check_plan(const struct ca_plan *plan, uint32_t size, uint64_t ou
         return ca_fail(CA_E_ARGUMENT, "limit or slots are out of range");
     uint64_t row = 8 + plan->columns;
     for (uint64_t i = 0; i < plan->columns; i++) {
-        const struct ca_column *column = &plan->column[i];
+        const struct ca_column *column = &ca_columns(plan)[i];
         if (column->size == 0 || column->size > CA_MAX_CELL || column->length == 0 || column->length > CA_MAX_PATH)
             return ca_fail(CA_E_ARGUMENT, "column %llu is out of range", (unsigned long long)i);
         row += column->size;
@@ -49,7 +49,7 @@ static uint32_t fetch(struct ca_mem *mem, const struct ca_plan *plan, const stru
                       uint64_t element) {
     uint32_t cost = 1;
     for (uint32_t i = 0; i < plan->columns; i++) {
-        const struct ca_column *column = &plan->column[i];
+        const struct ca_column *column = &ca_columns(plan)[i];
         uint8_t *to = table->column[i] + (uint64_t)row * column->size;
         uint8_t state = CA_CELL_OK;
         uint64_t at = element;
@@ -88,7 +88,7 @@ int32_t ca_walk(int32_t handle, uint32_t flags, uint32_t budget_us, const void *
     place += (uint64_t)rows * 8;
     for (uint32_t i = 0; i < plan->columns; i++) {
         table.column[i] = place;
-        place += (uint64_t)rows * plan->column[i].size;
+        place += (uint64_t)rows * ca_columns(plan)[i].size;
     }
     table.cells = place;
 

@@ -20,8 +20,12 @@ struct ca_column {
 
 struct ca_plan {
     uint64_t kind, space, head, node, limit, count, stride, pointers, shift_offset, slots_offset, slots, columns;
-    struct ca_column column[];
 };
+
+/* They follow the plan. */
+static inline const struct ca_column *ca_columns(const struct ca_plan *plan) {
+    return (const struct ca_column *)(plan + 1);
+}
 
 /* Finds a sequence that returns into itself with a fixed memory (Brent): compare with an element kept further and
  * further apart. */

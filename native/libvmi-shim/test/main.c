@@ -1,0 +1,30 @@
+#include "test.h"
+
+unsigned checks;
+
+uint32_t read_at(int32_t mem, uint64_t space, uint64_t at, void *to, uint32_t size, struct fault_row *fault) {
+    struct cursor cursor = {{0}};
+    uint64_t request[5] = {space, 0, 1, size, 0}, status[CA_STATUS_WORDS];
+    struct fault_row unused;
+    if (fault == NULL) fault = &unused;
+    uint32_t faults = 0;
+    int32_t result;
+    do {
+        result = ca_read(mem, 0, 1000, request, 1, &at, 1, to, size, fault, 1, &cursor, status);
+        CHECK(result >= 0);
+        faults += (uint32_t)status[0];
+    } while (result == CA_MORE);
+    CHECK(faults <= 1);
+    return faults == 0 ? 0 : fault->reason;
+}
+
+int main(void) {
+    test_errors();
+    test_paging();
+    test_guard();
+    test_walk();
+    test_scan();
+    test_threads();
+    printf("%u checks passed\n", checks);
+    return 0;
+}
