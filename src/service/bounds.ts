@@ -139,7 +139,7 @@ export class EvidenceBound {
       const item = (value as Record<string, unknown>)[name]
       if (item === undefined) continue
       const key = boundText(name, FINDING_LIMITS.label, `${path} key`, this.#cuts)
-      this.#take(Buffer.byteLength(key) + 4, path)
+      this.#take(Buffer.byteLength(JSON.stringify(key)) + 2, path)
       out.push([key, this.json(item, `${path}.${cutText(key, 40)}`, depth + 1)])
     }
     return Object.fromEntries(out)
@@ -147,7 +147,8 @@ export class EvidenceBound {
 
   #text(value: string, path: string): string {
     const text = boundText(value, FINDING_LIMITS.evidenceText, path, this.#cuts)
-    if (this.#take(Buffer.byteLength(text) + 2, path)) return text
+    // As JSON: a control character takes six bytes there.
+    if (this.#take(Buffer.byteLength(JSON.stringify(text)), path)) return text
     return ''
   }
 

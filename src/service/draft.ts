@@ -37,6 +37,8 @@ export interface FindingInput {
   /** The detector's name for the hit; the key if `key` is absent. */
   readonly id?: string
   readonly about: AboutVm
+  /** The detector's name for this kind of hit; the first of the finding's `types`. */
+  readonly kind?: string
   readonly title: string
   readonly severity: Severity
   readonly description?: string
@@ -64,7 +66,7 @@ export interface FindingInput {
 }
 
 const INPUT_KEYS = [
-  'key', 'id', 'about', 'title', 'severity', 'description', 'evidence', 'confidence', 'types', 'attacks', 'analytic',
+  'key', 'id', 'kind', 'about', 'title', 'severity', 'description', 'evidence', 'confidence', 'types', 'attacks', 'analytic',
   'right', 'block', 'remediation',
 ] as const // biome-ignore format: one table
 const EVIDENCE_KEYS = ['name', 'process', 'file', 'module', 'data']
@@ -102,6 +104,7 @@ export function draftFinding(input: FindingInput): FindingDraft {
   const evidences = given
     .slice(0, FINDING_LIMITS.evidences)
     .map((item, index) => evidenceOf(item as EvidenceInput, `evidence[${index}]`, cuts, bound))
+  const types = [...(input.kind === undefined ? [] : [input.kind]), ...(input.types ?? [])]
   const label = (value: string, path: string) => boundText(text(value, path), FINDING_LIMITS.label, path, cuts)
   return {
     key: boundKey(key),
@@ -113,7 +116,7 @@ export function draftFinding(input: FindingInput): FindingDraft {
     }),
     ...(input.confidence !== undefined && { confidence: confidenceOf(input.confidence) }),
     evidences,
-    ...(input.types && { types: bounded(input.types, 'types', cuts).map((item) => label(item, 'types')) }),
+    ...(types.length > 0 && { types: bounded(types, 'types', cuts).map((item) => label(item, 'types')) }),
     ...(input.attacks && { attacks: bounded(input.attacks, 'attacks', cuts).map((item) => attackOf(item, label)) }),
     ...(input.analytic && {
       analytic: {

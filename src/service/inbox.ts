@@ -33,6 +33,8 @@ interface Options {
 export class Inbox {
   readonly #options: Options
   readonly #files = new Map<string, TokenText>()
+  /** Files that hold no token, so far. */
+  readonly #bad = new Set<string>()
   #watcher: FSWatcher | undefined
   #timer: NodeJS.Timeout | undefined
   #scanning: Promise<void> | undefined
@@ -99,14 +101,21 @@ export class Inbox {
       health.ok(`token ${name}`)
       remove(token)
     }
+    for (const name of this.#bad) {
+      if (names.includes(name)) continue
+      this.#bad.delete(name)
+      health.ok(`token ${name}`)
+    }
     for (const name of names) {
       if (this.#closed || this.#files.has(name)) continue
       try {
         const token = await readToken(join(folder, name))
         this.#files.set(name, token)
+        this.#bad.delete(name)
         add(token, name)
       } catch (error) {
         // Perhaps it is still being written: the next look tries again.
+        this.#bad.add(name)
         health.fail(`token ${name}`, error, 'unknown')
       }
     }

@@ -138,6 +138,7 @@ function pad(text: string, width: number, right: boolean): string {
 
 /** Terminal cells: two for the wide scripts (UAX #11, the blocks that are wide as a whole), none for combining marks. */
 function displayWidth(text: string): number {
+  if (/^[\x20-\x7e]*$/.test(text)) return text.length
   let width = 0
   for (const c of text) {
     const code = c.codePointAt(0) as number

@@ -73,7 +73,7 @@ describe('draftFinding', () => {
         },
       ),
     )
-  })
+  }, 30_000)
 
   it.each<[string, object, string]>([
     ['a misspelled key', { sevrity: 'low' }, 'ERR_CLOUDAPP_UNKNOWN_OPTION'],
@@ -85,6 +85,13 @@ describe('draftFinding', () => {
     ['no key', { key: undefined }, 'ERR_CLOUDAPP_INVALID_ARGUMENT'],
   ])('refuses %s', (_, spoil, code) => {
     expect(() => draftFinding({ ...base, ...spoil } as FindingInput)).toThrow(expect.objectContaining({ code }))
+  })
+
+  it('takes a hit of the integrity checks as it is', () => {
+    const hit = { id: 'hidden:1', kind: 'hidden-process', title: 't', severity: 'high', confidence: 'medium' } as const
+    const event = emit({ ...hit, evidence: { process: { pid: 1, name: 'x' }, module: 'm', data: { at: 1n } } })
+    expect(event.finding_info.types).toEqual(['hidden-process'])
+    expect(event.evidences?.[0]?.data).toEqual({ at: '0x1', module: { name: 'm' } })
   })
 
   it('takes the id of a hit as its key', () => {

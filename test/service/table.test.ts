@@ -47,8 +47,9 @@ describe('findingsTable', () => {
         expect(table.replaceAll('\n', '')).not.toMatch(/\p{C}/u)
         for (const line of table.split('\n')) expect([...line].length).toBeLessThanOrEqual(width)
       }),
+      { numRuns: 50 },
     )
-  })
+  }, 30_000)
 
   it('escapes what moves the cursor, hides or turns text around', () => {
     expect(escapeText('a\u001b[2Jb\r\n\u202egnp\u200b\u0007\u009b')).toBe(
