@@ -29,8 +29,8 @@ export interface BrokerOptions {
   readonly register: string | OwnerRegister
   /** Folder of what must survive: revocations, use counts, the clock's mark, the audit log. Made if missing, mode 0700. */
   readonly state: string
-  /** How the audit log is kept. */
-  readonly audit?: Pick<AuditLogOptions, 'path' | 'fsync' | 'intervalMs' | 'quota' | 'segmentBytes'>
+  /** How the audit log is kept; its path is `audit.log` in the state folder by default. */
+  readonly audit?: Partial<Pick<AuditLogOptions, 'path' | 'fsync' | 'intervalMs' | 'quota' | 'segmentBytes'>>
   /** Longest pause of a VM at a time, in ms, whatever a token says. 5,000 by default. */
   readonly maxPauseMs?: number
   /** Opens a VM's source; `openVm` by default. */

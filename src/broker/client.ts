@@ -8,6 +8,7 @@ import type { Right } from '../capabilities/rights.js'
 import { parseToken, type TokenText, tokenFromText, tokenToText } from '../capabilities/token.js'
 import { CloudAppError, type CloudAppErrorCode } from '../errors.js'
 import { checkOptions } from '../options.js'
+import { Gate } from '../transport/gate.js'
 import type { Session } from '../transport/session.js'
 import type { KernelProfileParts, PauseScope, VcpuRegisters, VmIdentity } from '../vmi/guest.js'
 import { type BrokerLink, type ConnectOptions, connectLink } from './link.js'
@@ -73,6 +74,8 @@ class HolderConnection implements BrokerConnection {
   readonly #key: KeyPair
   /** Of each capability, by the broker's number for it: what ends its handle. */
   readonly #ends = new Map<number, AbortController>()
+  /** A broker keeps only so many challenges open: further redemptions wait for theirs. */
+  readonly #redeeming = new Gate({ running: 4, weight: 4, queued: 4096 })
   #listening = false
 
   constructor(link: BrokerLink, key: KeyPair) {
@@ -107,6 +110,15 @@ class HolderConnection implements BrokerConnection {
   }
 
   async #redeem(token: Uint8Array, signal?: AbortSignal): Promise<{ grant: Grant; ports: DelegationPorts }> {
+    await this.#redeeming.enter(1)
+    try {
+      return await this.#redeemNow(token, signal)
+    } finally {
+      this.#redeeming.leave(1)
+    }
+  }
+
+  async #redeemNow(token: Uint8Array, signal?: AbortSignal): Promise<{ grant: Grant; ports: DelegationPorts }> {
     const audience = parseToken(token).blocks[0]?.narrowing.audience
     if (audience === undefined) throw new CloudAppError('ERR_CLOUDAPP_TOKEN', 'The token names no broker')
     const { session, remote } = this.#link

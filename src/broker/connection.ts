@@ -209,7 +209,9 @@ export class Connection {
       return await body()
     } catch (error) {
       if (CloudAppError.is(error)) await this.#core.recorder.refusedPeer(this.peer, this.name, action, error)
-      if (++this.#refusals >= MAX_REFUSALS) setImmediate(() => void this.close())
+      // A token that was good once is no guess.
+      const guess = !CloudAppError.is(error, 'ERR_CLOUDAPP_REVOKED') && !CloudAppError.is(error, 'ERR_CLOUDAPP_EXPIRED')
+      if (guess && ++this.#refusals >= MAX_REFUSALS) setImmediate(() => void this.close())
       throw error
     }
   }

@@ -5,7 +5,8 @@ import type { AuditLog } from './audit/log.js'
 import type { AuditEntry } from './audit/types.js'
 import type { Lease } from './lease.js'
 
-/** Refusals of one peer that are recorded one by one each second; further ones are counted. */
+/** Refusals of one peer that are recorded one by one: so many at once, so many a second; further ones are counted. */
+const REFUSALS_AT_ONCE = 256
 const REFUSALS_PER_SECOND = 10
 
 /** Peers whose refusals are counted. */
@@ -24,7 +25,7 @@ const REFUSALS: ReadonlySet<CloudAppErrorCode> = new Set<CloudAppErrorCode>([
 export class Recorder {
   readonly #log: AuditLog
   readonly #counters = new Map<Lease, Map<string, OperationCounter>>()
-  readonly #refusals = new Map<string, { second: number; count: number; kept: number }>()
+  readonly #refusals = new Map<string, { at: number; left: number; kept: number }>()
 
   constructor(log: AuditLog) {
     this.#log = log
@@ -98,17 +99,19 @@ export class Recorder {
   }
 
   async #refusal(who: string, entry: AuditEntry): Promise<void> {
-    const second = Math.floor(performance.now() / 1000)
-    const seen = this.#refusals.get(who) ?? { second, count: 0, kept: 0 }
+    const now = performance.now()
+    const seen = this.#refusals.get(who) ?? { at: now, left: REFUSALS_AT_ONCE, kept: 0 }
+    seen.left = Math.min(REFUSALS_AT_ONCE, seen.left + ((now - seen.at) * REFUSALS_PER_SECOND) / 1000)
+    seen.at = now
     this.#refusals.delete(who)
     this.#refusals.set(who, seen)
     const oldest = this.#refusals.keys().next()
     if (this.#refusals.size > MAX_PEERS && oldest.done !== true) this.#refusals.delete(oldest.value)
-    if (seen.second !== second) Object.assign(seen, { second, count: 0 })
-    if (++seen.count > REFUSALS_PER_SECOND) {
+    if (seen.left < 1) {
       seen.kept++
       return
     }
+    seen.left--
     const kept = seen.kept
     seen.kept = 0
     const details = kept === 0 ? entry.details : { ...entry.details, unrecordedBefore: kept }

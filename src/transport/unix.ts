@@ -46,6 +46,8 @@ function unixBinding(server: Omit<PeerCredentials, 'gid'>, client: Omit<PeerCred
 }
 
 class UnixChannel implements Channel {
+  /** Its numbers are asked for when they are read: who only connects needs no native call. */
+  readonly peer: PeerIdentity
   readonly #socket: Socket
   readonly #role: 'server' | 'client'
   readonly #closed = new AbortController()
@@ -58,6 +60,19 @@ class UnixChannel implements Channel {
   constructor(socket: Socket, role: 'server' | 'client') {
     this.#socket = socket
     this.#role = role
+    const ask = () => this.#peer()
+    this.peer = {
+      kind: 'unix',
+      get uid() {
+        return ask().uid
+      },
+      get gid() {
+        return ask().gid
+      },
+      get pid() {
+        return ask().pid
+      },
+    }
     socket.on('readable', () => this.#give())
     socket.on('end', () => {
       this.#ended = true
@@ -70,10 +85,6 @@ class UnixChannel implements Channel {
     socket.on('close', () => this.#finish(new CloudAppError('ERR_CLOUDAPP_CLOSED', 'The channel is closed')))
     // The server is the one who decides by identity: taken at once, while the descriptor surely lives.
     if (role === 'server') this.#credentials = this.#ask()
-  }
-
-  get peer(): PeerIdentity {
-    return { kind: 'unix', ...this.#peer() }
   }
 
   get binding(): Uint8Array {
