@@ -47,6 +47,14 @@ export type Shim = {
   ) => Result<(typeof SIGNATURES)[K][0]>
 }
 
+/** A bound function before its types are known. */
+export type NativeCall = (...args: unknown[]) => unknown
+
+/** What an FFI backend offers; throws whatever it throws when the library or a function is missing. */
+export interface NativeLibrary {
+  bind(name: string, result: NativeType, args: readonly NativeType[]): NativeCall
+}
+
 /** Return values that are no error; enum ca_error. */
 export const CA_OK = 0
 export const CA_MORE = 1

@@ -1,13 +1,12 @@
 import { createRequire } from 'node:module'
-import { type NativeType, type Shim, SIGNATURES } from './abi.js'
+import type { NativeLibrary, NativeType } from './abi.js'
 
 const TYPES: Readonly<Record<NativeType, string>> = { i32: 'int32', u32: 'uint32', u64: 'uint64', buf: 'pointer' }
 
-type Call = (...args: unknown[]) => number | string
-
 /** The part of ffi-napi (an optional peer, with ref-napi) that is used here. */
 interface FfiNapi {
-  Library(path: string, functions: Record<string, [result: string, args: string[]]>): Record<string, Call>
+  DynamicLibrary(path: string): { get(name: string): Buffer }
+  ForeignFunction(at: Buffer, result: string, args: string[]): (...args: unknown[]) => number | string
 }
 
 function convert(type: NativeType, value: unknown): unknown {
@@ -17,22 +16,19 @@ function convert(type: NativeType, value: unknown): unknown {
   return Buffer.from(view.buffer, view.byteOffset, view.byteLength)
 }
 
-/** Binds the signature table with ffi-napi and ref-napi. A call costs some 20 µs, against 0.1 µs through koffi. */
-export function bindFfiNapi(path: string): Shim {
+/** Opens a library with ffi-napi and ref-napi. A call costs some 20 µs, against 0.1 µs through koffi. */
+export function openFfiNapi(path: string): NativeLibrary {
   const ffi = createRequire(import.meta.url)('ffi-napi') as FfiNapi
-  const entries = Object.entries(SIGNATURES)
-  const library = ffi.Library(
-    path,
-    Object.fromEntries(entries.map(([name, [result, args]]) => [name, [TYPES[result], args.map((arg) => TYPES[arg])]])),
-  )
-  const bound: Record<string, (...args: unknown[]) => unknown> = {}
-  for (const [name, [result, args]] of entries) {
-    const call = library[name] as Call
-    bound[name] = (...values) => {
-      const answer = call(...args.map((type, i) => convert(type, values[i])))
-      // ref-napi gives a string where a number is not exact.
-      return result === 'u64' ? BigInt(answer) : answer
-    }
+  const library = ffi.DynamicLibrary(path)
+  return {
+    bind(name, result, args) {
+      const types = args.map((type) => TYPES[type])
+      const call = ffi.ForeignFunction(library.get(name), TYPES[result], types)
+      return (...values) => {
+        const answer = call(...args.map((type, i) => convert(type, values[i])))
+        // ref-napi gives a string where a number is not exact.
+        return result === 'u64' ? BigInt(answer) : answer
+      }
+    },
   }
-  return bound as unknown as Shim
 }

@@ -1,5 +1,5 @@
 import { createRequire } from 'node:module'
-import { type NativeType, type Shim, SIGNATURES } from './abi.js'
+import type { NativeCall, NativeLibrary, NativeType } from './abi.js'
 
 const TYPES: Readonly<Record<NativeType, string>> = {
   i32: 'int32_t',
@@ -9,19 +9,16 @@ const TYPES: Readonly<Record<NativeType, string>> = {
   buf: 'void *',
 }
 
-/** Binds the signature table with koffi, the default backend. */
-export function bindKoffi(path: string): Shim {
+/** Opens a library with koffi, the default backend. */
+export function openKoffi(path: string): NativeLibrary {
   const koffi = createRequire(import.meta.url)('koffi') as typeof import('koffi')
   const library = koffi.load(path)
-  const bound: Record<string, (...args: unknown[]) => unknown> = {}
-  for (const [name, [result, args]] of Object.entries(SIGNATURES)) {
-    const call = library.func(
-      name,
-      TYPES[result],
-      args.map((type) => TYPES[type]),
-    )
-    // koffi gives a number where it is exact and a bigint elsewhere.
-    bound[name] = result === 'u64' ? (...values) => BigInt(call(...values)) : call
+  return {
+    bind(name, result, args) {
+      const types = args.map((type) => TYPES[type])
+      const call = library.func(name, TYPES[result], types) as NativeCall
+      // koffi gives a number where it is exact and a bigint elsewhere.
+      return result === 'u64' ? (...values) => BigInt(call(...values) as number | bigint) : call
+    },
   }
-  return bound as unknown as Shim
 }

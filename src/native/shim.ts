@@ -1,8 +1,8 @@
 import { CloudAppError, type CloudAppErrorCode } from '../errors.js'
-import { ABI_VERSION, type Shim } from './abi.js'
-import { bindFfiNapi } from './ffi-napi.js'
+import { ABI_VERSION, type NativeCall, type Shim, SIGNATURES } from './abi.js'
+import { openFfiNapi } from './ffi-napi.js'
 import { findNativeLibrary } from './find.js'
-import { bindKoffi } from './koffi.js'
+import { openKoffi } from './koffi.js'
 
 /** What binds the native library: `koffi` unless the environment variable `CLOUDAPP_FFI` says `ffi-napi`. */
 export type FfiBackend = 'koffi' | 'ffi-napi'
@@ -19,14 +19,6 @@ export function loadShim(backend: FfiBackend = backendFromEnvironment(), path: s
   const known = loaded.get(key)
   if (known !== undefined) return known
   const shim = bind(backend, path)
-  const version = shim.ca_abi_version()
-  if (version !== ABI_VERSION) {
-    throw new CloudAppError(
-      'ERR_CLOUDAPP_NATIVE',
-      `${path} has ABI version ${version}, this package needs ${ABI_VERSION}: install both in the same version`,
-      { details: { path, found: version, needed: ABI_VERSION } },
-    )
-  }
   loaded.set(key, shim)
   return shim
 }
@@ -40,8 +32,21 @@ function backendFromEnvironment(): FfiBackend {
 
 function bind(backend: FfiBackend, path: string): Shim {
   try {
-    return backend === 'koffi' ? bindKoffi(path) : bindFfiNapi(path)
+    const library = backend === 'koffi' ? openKoffi(path) : openFfiNapi(path)
+    // First, as a library of another version may lack the other functions.
+    const version = library.bind('ca_abi_version', ...SIGNATURES.ca_abi_version)()
+    if (version !== ABI_VERSION) {
+      throw new CloudAppError(
+        'ERR_CLOUDAPP_NATIVE',
+        `${path} has ABI version ${String(version)}, this package needs ${ABI_VERSION}: install both in the same version`,
+        { details: { path, found: String(version), needed: ABI_VERSION } },
+      )
+    }
+    const bound: Record<string, NativeCall> = {}
+    for (const [name, [result, args]] of Object.entries(SIGNATURES)) bound[name] = library.bind(name, result, args)
+    return bound as unknown as Shim
   } catch (cause) {
+    if (CloudAppError.is(cause)) throw cause
     const needs = backend === 'koffi' ? 'koffi' : 'ffi-napi and ref-napi (optional peers: npm install them)'
     throw new CloudAppError('ERR_CLOUDAPP_NATIVE', `${path} could not be loaded through ${needs}: ${text(cause)}`, {
       details: { path, backend },
