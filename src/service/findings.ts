@@ -217,13 +217,18 @@ export class Findings {
 }
 
 function raised(change: StoredChange): RaisedFinding {
+  let event: DetectionFinding | undefined
   return {
     uid: change.uid,
     change: change.change,
     count: change.count,
     severity: severityOf(change.severity),
     status: statusOf(change.status),
-    finding: JSON.parse(change.json) as DetectionFinding,
+    // Parsed only for who looks at it.
+    get finding() {
+      event ??= JSON.parse(change.json) as DetectionFinding
+      return event
+    },
   }
 }
 

@@ -28,7 +28,7 @@ export const SCHEMA = `
   );
   CREATE UNIQUE INDEX IF NOT EXISTS finding_open_key ON finding(key, vm) WHERE status < 4;
   CREATE INDEX IF NOT EXISTS finding_by_vm ON finding(vm, status, severity, sequence);
-  CREATE INDEX IF NOT EXISTS finding_by_severity ON finding(status, severity, sequence, vm);
+  CREATE INDEX IF NOT EXISTS finding_by_severity ON finding(status, severity, sequence);
   CREATE TABLE IF NOT EXISTS removed(
     sequence INTEGER PRIMARY KEY, vm TEXT NOT NULL, severity INTEGER NOT NULL, status INTEGER NOT NULL
   );

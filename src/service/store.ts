@@ -80,8 +80,23 @@ interface Row {
 }
 
 const ALL_STATUSES: readonly StatusId[] = [1, 2, 4]
-/** Above so many VMs, one scan by severity is cheaper than a probe of the index for each VM. */
-const PROBE_VMS = 64
+/** Names of VMs that are remembered, to write each once. */
+const NAMES = 10_000
+
+const PROBE_VMS = `
+  SELECT f.sequence FROM json_each(?) v CROSS JOIN json_each(?) s CROSS JOIN json_each(?) e CROSS JOIN finding f
+    WHERE f.sequence IN (
+      SELECT g.sequence FROM finding g INDEXED BY finding_by_vm
+        WHERE g.vm = v.value AND g.status = s.value AND g.severity = e.value AND g.sequence > ? AND g.sequence <= ?
+        ORDER BY g.sequence LIMIT ?)
+    ORDER BY f.sequence LIMIT ?`
+const PROBE_ALL = `
+  SELECT f.sequence FROM json_each(?) s CROSS JOIN json_each(?) e CROSS JOIN finding f
+    WHERE f.sequence IN (
+      SELECT g.sequence FROM finding g INDEXED BY finding_by_severity
+        WHERE g.status = s.value AND g.severity = e.value AND g.sequence > ? AND g.sequence <= ?
+        ORDER BY g.sequence LIMIT ?)
+    ORDER BY f.sequence LIMIT ?`
 
 /**
  * Findings in one SQLite file (WAL, synchronous=FULL: what {@link apply} returned is on disk). One process holds the file:
@@ -94,6 +109,8 @@ export class FindingStore {
   readonly #product: OcsfProduct
   readonly #now: () => number
   readonly #statements = new Map<string, Database.Statement>()
+  /** Names of VMs as the table has them. */
+  readonly #names = new Map<string, string>()
   #sequence: number
   #count: number
   #open = true
@@ -173,6 +190,7 @@ export class FindingStore {
         return changes
       },
       () => {
+        this.#names.clear()
         this.#sequence = before
         this.#count = countBefore
       },
@@ -310,7 +328,7 @@ export class FindingStore {
       const known = stateOf(row)
       return this.#change(row, draft, { ...known, change: 'update', count: known.count + 1, last: now, time: now })
     }
-    this.#run('INSERT OR REPLACE INTO vm(uuid, name) VALUES(?, ?)', vm.uuid, vm.name)
+    this.#nameVm(vm.uuid, vm.name)
     const state: FindingState = {
       uid: randomUUID(),
       change: 'create',
@@ -322,6 +340,13 @@ export class FindingStore {
       time: now,
     }
     return this.#change(undefined, draft, state)
+  }
+
+  #nameVm(uuid: string, name: string): void {
+    if (this.#names.get(uuid) === name) return
+    this.#run('INSERT OR REPLACE INTO vm(uuid, name) VALUES(?, ?)', uuid, name)
+    if (this.#names.size >= NAMES) this.#names.clear()
+    this.#names.set(uuid, name)
   }
 
   /** Stores what a draft says, or (without one) that the state of the row has changed. */
@@ -377,46 +402,25 @@ export class FindingStore {
     return change
   }
 
-  // The newest changes that match, lowest first: one ordered probe of a covering index for each (VM, status, severity), so
-  // that a rare severity among a million findings costs no scan.
+  // The newest changes that match, lowest first: an ordered probe of a covering index for each (VM, status, severity), so
+  // that a rare severity among a million findings, or a small tenant among large ones, costs no scan. Twice, since most
+  // probes give little: first a few of each, which bounds the answer from above, then all up to that bound.
   #sequences(query: StoreQuery): number[] {
-    const statuses = query.statuses.length > 0 ? query.statuses : ALL_STATUSES
-    const byVm = query.scope !== 'all' && query.scope.size <= PROBE_VMS
-    const vms = byVm ? [...(query.scope as ReadonlySet<string>)] : [undefined]
-    const found: number[] = []
-    for (const vm of vms) {
-      for (const status of statuses) {
-        for (let severity = query.minSeverity; severity <= 6; severity++) {
-          found.push(...this.#probe(query, vm, status, severity))
-        }
-      }
-    }
-    return found.sort((a, b) => a - b).slice(0, query.limit)
-  }
-
-  #probe(query: StoreQuery, vm: string | undefined, status: number, severity: number): number[] {
     const { after, limit } = query
-    let rows: unknown[]
-    if (vm !== undefined) {
-      rows = this.#all(
-        `SELECT sequence FROM finding INDEXED BY finding_by_vm
-          WHERE vm = ? AND status = ? AND severity = ? AND sequence > ? ORDER BY sequence LIMIT ?`,
-        ...[vm, status, severity, after, limit],
-      )
-    } else if (query.scope === 'all') {
-      rows = this.#all(
-        `SELECT sequence FROM finding INDEXED BY finding_by_severity
-          WHERE status = ? AND severity = ? AND sequence > ? ORDER BY sequence LIMIT ?`,
-        ...[status, severity, after, limit],
-      )
-    } else {
-      rows = this.#all(
-        `SELECT sequence FROM finding INDEXED BY finding_by_severity WHERE status = ? AND severity = ? AND sequence > ?
-          AND vm IN (SELECT value FROM json_each(?)) ORDER BY sequence LIMIT ?`,
-        ...[status, severity, after, JSON.stringify([...query.scope]), limit],
-      )
+    const statuses = query.statuses.length > 0 ? query.statuses : ALL_STATUSES
+    const severities = Array.from({ length: 7 - query.minSeverity }, (_, i) => query.minSeverity + i)
+    const vms = query.scope === 'all' ? undefined : [...query.scope]
+    const probes = (vms?.length ?? 1) * statuses.length * severities.length
+    if (probes === 0) return []
+    const probe = (upTo: number, each: number) => {
+      const values = [JSON.stringify(statuses), JSON.stringify(severities), after, upTo, each, limit]
+      const rows = vms ? this.#all(PROBE_VMS, JSON.stringify(vms), ...values) : this.#all(PROBE_ALL, ...values)
+      return (rows as { sequence: number }[]).map((row) => row.sequence)
     }
-    return (rows as { sequence: number }[]).map((row) => row.sequence)
+    const few = Math.min(limit, Math.ceil(limit / probes) + 4)
+    const first = probe(Number.MAX_SAFE_INTEGER, few)
+    if (few === limit) return first
+    return probe(first.length < limit ? Number.MAX_SAFE_INTEGER : (first.at(-1) as number), limit)
   }
 
   #secret(): Uint8Array {

@@ -18,6 +18,13 @@ interface Attribute {
   readonly array: boolean
   readonly required: boolean
   readonly sibling: string | undefined
+  /** Captions by id, where it is an enumeration. */
+  readonly captions: Readonly<Record<number, string>> | undefined
+}
+
+interface Shape {
+  readonly attributes: ReadonlyMap<string, Attribute>
+  readonly required: readonly string[]
 }
 
 /** A checked object is at most so deep and has at most so many values: the validator itself faces hostile input. */
@@ -25,9 +32,9 @@ const MAX_DEPTH = 32
 const MAX_VALUES = 100_000
 const MAX_PROBLEMS = 20
 
-const compiled = new Map<string, ReadonlyMap<string, Attribute>>()
+const compiled = new Map<string, Shape>()
 
-function attributesOf(owner: string): ReadonlyMap<string, Attribute> | undefined {
+function shapeOf(owner: string): Shape | undefined {
   const known = compiled.get(owner)
   if (known) return known
   if (!Object.hasOwn(ATTRIBUTES, owner)) return undefined
@@ -37,10 +44,13 @@ function attributesOf(owner: string): ReadonlyMap<string, Attribute> | undefined
     if (name === undefined || type === undefined) {
       throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `OCSF table of ${owner}: malformed entry ${word}`)
     }
-    table.set(name, { name, type, array: array !== undefined, required: need === '!', sibling })
+    const captions = captionsOf(owner, name)
+    table.set(name, { name, type, array: array !== undefined, required: need === '!', sibling, captions })
   }
-  compiled.set(owner, table)
-  return table
+  const required = [...table.values()].filter((a) => a.required).map((a) => a.name)
+  const shape = { attributes: table, required }
+  compiled.set(owner, shape)
+  return shape
 }
 
 class Check {
@@ -54,17 +64,15 @@ class Check {
   object(owner: string, value: unknown, path: string, depth: number): undefined {
     if (!isPlain(value)) return this.problem(path, `must be an object (${owner})`)
     if (depth > MAX_DEPTH) return this.problem(path, `deeper than ${MAX_DEPTH} levels`)
-    const attributes = attributesOf(owner)
-    if (!attributes) return this.problem(path, `object type ${owner} is not one this library emits`)
-    for (const attribute of attributes.values()) {
-      if (attribute.required && value[attribute.name] === undefined) {
-        this.problem(join(path, attribute.name), `required by ${owner} and missing`)
-      }
+    const shape = shapeOf(owner)
+    if (!shape) return this.problem(path, `object type ${owner} is not one this library emits`)
+    for (const name of shape.required) {
+      if (value[name] === undefined) this.problem(join(path, name), `required by ${owner} and missing`)
     }
     for (const [name, item] of Object.entries(value)) {
       if (item === undefined) continue
       const at = join(path, name)
-      const attribute = attributes.get(name)
+      const attribute = shape.attributes.get(name)
       if (!attribute) this.problem(at, `${owner} has no attribute ${name}`)
       else this.attribute(owner, attribute, item, value, at, depth)
     }
@@ -81,7 +89,7 @@ class Check {
     if (!a.array) this.value(a, item, at, depth)
     else if (!Array.isArray(item)) this.problem(at, 'must be an array')
     else for (const [index, entry] of item.entries()) this.value(a, entry, `${at}[${index}]`, depth)
-    const captions = captionsOf(owner, a.name)
+    const { captions } = a
     if (!captions || typeof item !== 'number') return
     if (captions[item] === undefined) this.problem(at, `${item} is not in the enumeration of ${owner}.${a.name}`)
     // 99 is Other: its caption is the source's own words.
