@@ -1,6 +1,6 @@
 import { encode } from 'cborg'
 import fc from 'fast-check'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { encodeBlock, nextLink, ROOT_LINK, type SignedBlock, signedBytes } from '../../src/capabilities/block.js'
 import {
   attenuateToken,
@@ -12,6 +12,9 @@ import {
 import { newBlockId } from '../../src/capabilities/mint.js'
 import { encodeToken, parseToken, tokenFromText, tokenToText } from '../../src/capabilities/token.js'
 import { broker, fault, holders, mint, NOW, owner, reason, sd, verify, vm } from './rig.js'
+
+// Many runs, perhaps on a busy machine.
+vi.setConfig({ testTimeout: 120_000 })
 
 const [, second, third] = holders as [KeyPair, KeyPair, KeyPair]
 

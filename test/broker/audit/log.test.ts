@@ -1,10 +1,13 @@
 import { execFileSync } from 'node:child_process'
 import { appendFile, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { type AuditHead, type AuditLog, readAudit, verifyAudit } from '../../../src/broker/audit/index.js'
 import { CloudAppError } from './imports.js'
 import { filledLog, folder, key, openLog } from './rig.js'
+
+// Many runs, perhaps on a busy machine.
+vi.setConfig({ testTimeout: 120_000 })
 
 const brokerKey = key.publicKey
 const note = { action: 'test.note', outcome: 'allowed' } as const
