@@ -1,3 +1,4 @@
+export { type BusyCounts, type BusyVm, bootBusyVm, busyInitrd } from './busy.js'
 export { cached, cacheRoot, fileKey, keyOf, projectRoot } from './cache.js'
 export { GuestAgent, type GuestOutput, type GuestRunOptions } from './guest.js'
 export { type GuestFile, type InitramfsOptions, initramfs, moduleFiles } from './initramfs.js'

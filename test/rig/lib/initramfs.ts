@@ -85,7 +85,7 @@ export function moduleFiles(kernel: Kernel, names: readonly string[]): string[] 
     const found = table.get(name.replaceAll('-', '_'))
     if (!found) throw new Error(`Kernel ${kernel.release} has no module ${name}`)
     // modules.dep lists direct and indirect needs, the deepest last.
-    for (const file of found.reverse()) if (!order.includes(file)) order.push(file)
+    for (const file of found.toReversed()) if (!order.includes(file)) order.push(file)
   }
   return order.map((file) => path.join(kernel.modules, file))
 }
