@@ -84,7 +84,7 @@ export class LocalMemory implements GuestMemory {
   readonly end: bigint
   readonly sync: MemoryReaderSync
   /** Present if opened with `writable`. */
-  readonly write?: MemoryWriter['write']
+  declare readonly write?: MemoryWriter['write']
 
   readonly #shim: Shim
   readonly #handle: number

@@ -24,8 +24,9 @@ export interface LocalVmParts {
 export class LocalVm implements GuestVm {
   readonly identity: VmIdentity
   readonly memory: LocalMemory
-  readonly vcpus?: VcpuReader
-  readonly pause?: () => Promise<PauseScope>
+  // Declared, not defined: what a source lacks is absent, not undefined.
+  declare readonly vcpus?: VcpuReader
+  declare readonly pause?: () => Promise<PauseScope>
   readonly #release: (() => Promise<void>) | undefined
   readonly #ended = new AbortController()
   #profile: Promise<KernelProfileParts> | undefined
