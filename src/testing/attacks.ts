@@ -44,7 +44,7 @@ export class Attacks {
       }
       case 'ftrace':
         hooks.trace([entry], target)
-        return entry
+        return hooks.site(entry)
       case 'kprobe':
         hooks.probe(entry, target)
         return entry

@@ -131,6 +131,11 @@ export class SyntheticGuest {
     return guest
   }
 
+  /** Number of vCPUs. */
+  get cpus(): number {
+    return this.#built.tasks.queues.areas.length
+  }
+
   /** The kernel's address space. */
   get space(): Space {
     return this.#built.machine.space
@@ -294,7 +299,10 @@ export class SyntheticGuest {
  * @throws ERR_CLOUDAPP_UNKNOWN_OPTION; ERR_CLOUDAPP_INVALID_ARGUMENT, also for RAM too small for what is asked
  *
  * @example
- * ```ts
+ * ```ts run
+ * import { syntheticGuest } from '@cloudapp/sdk/testing'
+ * import { Linux } from '@cloudapp/sdk/vmi'
+ *
  * const guest = syntheticGuest({ seed: 7, tasks: [{ pid: 42, comm: 'miner', uid: 1000 }] })
  * guest.hideTask(42)
  * const linux = await Linux.attach(guest.vm())

@@ -4,6 +4,7 @@
  * @packageDocumentation
  */
 export type { PatchOptions } from './attacks.js'
+export { TestBroker, type TestDelegation, type TestSource, testDelegation } from './delegation.js'
 export { SyntheticGuest, type SyntheticGuestOptions, syntheticGuest } from './guest.js'
 export type { ModuleBook, ModuleSpec, SyntheticModule } from './kernel/modules.js'
 export type { RunState } from './kernel/runqueues.js'

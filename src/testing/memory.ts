@@ -45,7 +45,10 @@ const PAGE = 4096
  * buffer is the physical address. The buffer stays the caller's: what is written to it is seen at once.
  *
  * @example
- * ```ts
+ * ```ts run
+ * import { BufferMemory } from '@cloudapp/sdk/testing'
+ * import { PHYSICAL } from '@cloudapp/sdk/vmi'
+ *
  * const ram = new Uint8Array(8192)
  * ram[4097] = 42
  * const memory = new BufferMemory(ram)

@@ -61,7 +61,7 @@ export function buildKernel(options: BuildOptions): Built {
   const random = new Random(options.seed)
   const placement = place(random.fork('kaslr'), options.levels, options.memory, options.kaslr)
   const root = placement.textPhysical + SECTION.text + SECTION.rodata
-  const machine = new Machine(options.memory, placement, root)
+  const machine = new Machine(options.memory, placement, root, random.fork('machine'))
   const types = new Types(kernelShapes(options.version), random.fork('types'))
   const data = placement.text + BigInt(SECTION.text + SECTION.rodata)
   // Since 6.15 the per-CPU template has addresses of its own, behind the other data.

@@ -59,7 +59,11 @@ export class Hooks {
     const buckets = machine.alloc(8 << HASH_BITS)
     hash.setAll({ size_bits: HASH_BITS, buckets, count: functions.length })
     for (const [i, address] of functions.entries()) {
-      const site = this.#site(address)
+      const site = this.site(address)
+      const bytes = machine.bytes(site, TRACE_NOP.length)
+      if (TRACE_NOP.some((byte, k) => byte !== bytes[k])) {
+        throw new RangeError(`0x${address.toString(16)} is no function that can be traced, or is traced already`)
+      }
       machine.setBytes(site, branch(0xe8, site, trampoline))
       const entry = this.#kernel.create('ftrace_func_entry')
       entry.set('ip', site)
@@ -120,14 +124,8 @@ export class Hooks {
     return start
   }
 
-  /** Where the tracer's call of a function stands. */
-  #site(address: bigint): bigint {
-    const { machine, image } = this.#kernel
-    const site = image.entry.endbr ? address + 4n : address
-    const bytes = machine.bytes(site, TRACE_NOP.length)
-    if (TRACE_NOP.some((byte, i) => byte !== bytes[i])) {
-      throw new RangeError(`0x${address.toString(16)} is no function that can be traced, or is traced already`)
-    }
-    return site
+  /** Where the tracer's call of a function stands: behind ENDBR64. */
+  site(address: bigint): bigint {
+    return this.#kernel.image.entry.endbr ? address + 4n : address
   }
 }

@@ -73,12 +73,13 @@ export class Machine {
   #heap: number
   #top: number
 
-  constructor(ramBytes: number, placement: Placement, root: number) {
+  constructor(ramBytes: number, placement: Placement, root: number, random: Random) {
     this.ram = new Uint8Array(ramBytes)
     this.#view = new DataView(this.ram.buffer)
     this.placement = placement
-    this.#heap = placement.textPhysical + placement.imageSize
-    this.#top = ramBytes
+    // What was allotted before differs from boot to boot.
+    this.#heap = placement.textPhysical + placement.imageSize + random.below(64) * 4096
+    this.#top = ramBytes - random.below(64) * 4096
     this.tables = new PageTables(this.ram, root, placement.levels, () => this.allocPages(1))
   }
 
