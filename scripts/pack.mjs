@@ -1,11 +1,13 @@
-// npm run pack [-- FOLDER]: builds everything and leaves the tarballs of both packages in FOLDER (default build/tarballs).
+// npm run pack [-- FOLDER] [--built]: builds everything (not with --built) and leaves the tarballs of both packages in
+// FOLDER (default build/tarballs).
 // They have the same version; @cloudapp/sdk names the native one as an optional dependency of exactly that version.
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, cpSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 
 const root = resolve(import.meta.dirname, '..')
-const target = resolve(process.argv[2] ?? join(root, 'build', 'tarballs'))
+const words = process.argv.slice(2)
+const target = resolve(words.find((word) => !word.startsWith('-')) ?? join(root, 'build', 'tarballs'))
 const json = (file) => JSON.parse(readFileSync(join(root, file), 'utf8'))
 
 const sdk = json('package.json')
@@ -15,8 +17,10 @@ if (native.version !== sdk.version || sdk.optionalDependencies[native.name] !== 
 }
 
 const npm = (...args) => execFileSync('npm', args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
-npm('run', 'build:native')
-npm('run', 'build')
+if (!words.includes('--built')) {
+  npm('run', 'build:native')
+  npm('run', 'build')
+}
 
 // The library is put beside its manifest only in a copy, so that no old one lies in the tree.
 const stage = join(root, 'build', 'stage', 'linux-x64')

@@ -4,6 +4,9 @@ import ts from 'typescript'
 
 export const root = path.resolve(import.meta.dirname, '../..')
 
+/** Where blocks are written to: inside the package, so that '@cloudapp/sdk' is the package itself, as a user has it. */
+export const folder = path.join(root, 'build', 'doc-blocks')
+
 /** One piece of code that the documents show. */
 export interface Block {
   /** `file:line` of its first line. */
@@ -97,9 +100,9 @@ function importsFor(code: string, file: string, text: string): string {
     .join('')
 }
 
+/** How a block, which lies in {@link folder}, names a module of the sources. */
 function sourceModule(file: string, specifier: string): string {
-  const target = path.resolve(path.dirname(file), specifier)
-  return `@cloudapp-source/${path.relative(path.join(root, 'src'), target).replace(/\.ts$/, '.js')}`
+  return path.relative(folder, path.resolve(path.dirname(file), specifier)).replace(/\.ts$/, '.js')
 }
 
 function exportedNames(statement: ts.Statement, source: ts.SourceFile): string[] {

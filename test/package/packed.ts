@@ -27,10 +27,10 @@ export const subpaths = Object.keys(manifest.exports)
   .filter((subpath) => subpath !== './package.json')
   .map((subpath) => `@cloudapp/sdk${subpath.slice(1)}`)
 
-/** Both tarballs, freshly made of this checkout. */
+/** Both tarballs, made of what the set-up of these tests built. */
 export function pack(): { folder: string; tarballs: string[] } {
   const folder = mkdtempSync(path.join(tmpdir(), 'cloudapp-pack-'))
-  execFileSync(process.execPath, [path.join(root, 'scripts/pack.mjs'), path.join(folder, 'tarballs')], {
+  execFileSync(process.execPath, [path.join(root, 'scripts/pack.mjs'), path.join(folder, 'tarballs'), '--built'], {
     cwd: root,
     stdio: ['ignore', 'pipe', 'inherit'],
   })
