@@ -9,15 +9,19 @@ import { join, resolve } from 'node:path'
 const root = resolve(import.meta.dirname, '..')
 
 const PACKAGES = [
-  // The native library, its tests and its fuzz target.
+  // The native library, its tests under sanitizers and its fuzz target.
   'gcc',
   'make',
   'libc6-dev',
   'clang',
+  'libclang-rt-14-dev',
   // The VMs: emulator, what is in them, and the module that is built for them.
   'qemu-system-x86',
   'busybox-static',
+  'mmdebstrap',
+  'cpio',
   'kmod',
+  'util-linux',
   'xz-utils',
   'linux-image-amd64',
   'linux-headers-amd64',
@@ -53,21 +57,49 @@ function checkNode() {
   }
 }
 
-function installed(name) {
-  const { stdout } = spawnSync('dpkg-query', ['-s', name], { encoding: 'utf8' })
-  return /^Status: install ok installed$/m.test(stdout ?? '')
+/** Those of our packages that are not installed. */
+function absentPackages() {
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: dpkg-query's own syntax
+  const format = ['-f', '${Package} ${db:Status-Status}\\n']
+  const { stdout } = spawnSync('dpkg-query', ['-W', ...format, ...PACKAGES], { encoding: 'utf8' })
+  const installed = new Set((stdout ?? '').split('\n').flatMap((line) => /^(\S+) installed$/.exec(line)?.[1] ?? []))
+  const absent = PACKAGES.filter((name) => !installed.has(name))
+  // A kernel and its headers of one release: an older image than the headers that came later is of no use.
+  const releases = existsSync('/lib/modules') ? readdirSync('/lib/modules') : []
+  const pair = releases.some(
+    (name) => existsSync(`/boot/vmlinuz-${name}`) && existsSync(`/usr/src/linux-headers-${name}`),
+  )
+  if (absent.length === 0 && !pair) return ['linux-image-amd64', 'linux-headers-amd64']
+  return absent
 }
 
 function debianPackages() {
-  const isDebian = existsSync('/etc/debian_version') && existsSync('/usr/bin/apt-get')
-  const command = `apt-get update && apt-get install -y --no-install-recommends ${PACKAGES.join(' ')}`
-  if (!isDebian) giveUp('this is no Debian; on Debian 12 this command gives all that is needed:', `  ${command}`)
-  const absent = PACKAGES.filter((name) => !installed(name))
+  const install = 'apt-get install -y --no-install-recommends'
+  const again = `npm ${process.env.npm_lifecycle_event === 'test' ? 'test' : `run ${process.env.npm_lifecycle_event ?? 'demo'}`}`
+  const release = existsSync('/etc/os-release') ? readFileSync('/etc/os-release', 'utf8') : ''
+  if (!/^ID=debian$/m.test(release) || !existsSync('/usr/bin/apt-get')) {
+    const commands = ['qemu-system-x86_64', 'mmdebstrap', 'clang', 'gcc', 'make', 'busybox', 'cpio', 'setpriv']
+    const absent = commands.filter((name) => spawnSync('sh', ['-c', `command -v ${name}`]).status !== 0)
+    giveUp(
+      `this is no Debian, whose kernel and packages the VMs are made of; also missing: ${absent.join(', ') || 'nothing'}`,
+      'on Debian 12, as root, this command gives all that is needed:',
+      `  apt-get update && ${install} ${PACKAGES.join(' ')} && ${again}`,
+    )
+  }
+  const absent = absentPackages()
+  if (process.getuid() !== 0) {
+    const first = absent.length > 0 ? `apt-get update && ${install} ${absent.join(' ')} && ` : ''
+    giveUp(
+      `not root, which the parties' own uids need${absent.length > 0 ? `; not installed: ${absent.join(', ')}` : ''}`,
+      'as root, run:',
+      `  ${first}${again}`,
+    )
+  }
   if (absent.length === 0) return
-  if (process.getuid() !== 0) giveUp(`not installed: ${absent.join(', ')}; as root, run:`, `  ${command}`)
   say(`installing Debian packages: ${absent.join(' ')}`)
   must('apt-get', ['-q', 'update'])
-  must('apt-get', ['-q', 'install', '-y', '--no-install-recommends', ...absent])
+  const wait = ['-o', 'DPkg::Lock::Timeout=300']
+  must('apt-get', ['-q', ...wait, 'install', '-y', '--no-install-recommends', ...absent])
 }
 
 function npmPackages() {
@@ -88,8 +120,11 @@ function newest(path) {
 }
 
 function build() {
-  say('building the native library')
-  must('make', ['-s', '-C', join(root, 'native', 'libvmi-shim')])
+  const shim = join(root, 'native', 'libvmi-shim')
+  if (spawnSync('make', ['-q', '-C', shim], { stdio: 'ignore' }).status !== 0) {
+    say('building the native library')
+    must('make', ['-s', '-C', shim])
+  }
   const inputs = ['src', 'package.json', 'tsup.config.ts', 'tsconfig.json'].map((name) => join(root, name))
   // The declarations are written last.
   const built = join(root, 'dist', 'index.d.ts')

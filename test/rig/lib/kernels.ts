@@ -49,7 +49,9 @@ const byVersion = new Intl.Collator('en', { numeric: true }).compare
 function installed(root: string): Kernel | undefined {
   const releases = existsSync('/lib/modules') ? readdirSync('/lib/modules') : []
   const plain = releases.filter((name) => /^6\.1\.0-\d+-amd64$/.test(name)).sort(byVersion)
-  for (const release of plain.reverse()) {
+  // One whose headers are there too comes first: the rootkit is built for it.
+  const headed = (release: string): boolean => existsSync(`/usr/src/linux-headers-${release}`)
+  for (const release of plain.reverse().sort((a, b) => Number(headed(b)) - Number(headed(a)))) {
     const vmlinuz = path.join(root, 'boot', `vmlinuz-${release}`)
     const modules = path.join(root, 'lib/modules', release)
     if (existsSync(vmlinuz) && existsSync(path.join(modules, 'modules.dep'))) return { release, vmlinuz, modules }
