@@ -73,7 +73,7 @@ export class ChainChecker {
   }
 
   /** Starts at a head instead of at the beginning: what came before has been moved away. */
-  startAfter(head: AuditHead): void {
+  startAfter(head: Pick<AuditHead, 'log' | 'seq' | 'hash'>): void {
     this.log = head.log
     this.seq = head.seq
     this.hash = head.hash

@@ -1,5 +1,5 @@
-import { type FileHandle, open, readdir } from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
+import { type FileHandle, open, readdir, stat } from 'node:fs/promises'
+import { basename, dirname } from 'node:path'
 import { CloudAppError } from '../../errors.js'
 import { AUDIT_LIMITS } from './types.js'
 
@@ -121,6 +121,8 @@ export async function segmentIndexes(path: string): Promise<number[]> {
 
 /** Every file of a log in the order of its records: finished segments, the live file. */
 export async function logFiles(path: string): Promise<string[]> {
-  const indexes = await segmentIndexes(path)
-  return [...indexes.map((index) => segmentPath(path, index)), join(dirname(path), basename(path))]
+  const segments = (await segmentIndexes(path)).map((index) => segmentPath(path, index))
+  // A broker killed while it began a segment leaves no live file for a moment.
+  const live = segments.length === 0 || (await stat(path).catch(() => undefined)) !== undefined
+  return live ? [...segments, path] : segments
 }

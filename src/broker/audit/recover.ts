@@ -32,7 +32,8 @@ export async function recoverLog(path: string, brokerKey: PublicKey): Promise<Re
   const checker = new ChainChecker(brokerKey)
   const log = await logIdentity(path)
   if (before !== undefined) {
-    checker.startAfter({ log: log ?? '', ...before, time: 0, broker: brokerKey, signature: '' })
+    checker.startAfter({ log: log ?? '', ...before })
+    checker.vouched = before.vouched
   }
   const live = await checkLive(path, checker)
   const [fault] = checker.faults
@@ -67,13 +68,15 @@ async function logIdentity(path: string): Promise<string | undefined> {
   return undefined
 }
 
-async function lastOfSegments(path: string): Promise<{ seq: number; hash: string } | undefined> {
+async function lastOfSegments(path: string): Promise<{ seq: number; hash: string; vouched: number } | undefined> {
   const last = (await segmentIndexes(path)).at(-1)
   if (last === undefined) return undefined
-  let end = { seq: 0, hash: NO_HASH }
+  let end = { seq: 0, hash: NO_HASH, vouched: 0 }
   for await (const line of readLines(segmentPath(path, last))) {
     const decoded = decodeLine(line.bytes)
-    if ('record' in decoded) end = { seq: decoded.record.seq, hash: decoded.record.hash }
+    if (!('record' in decoded)) continue
+    const { seq, hash, entry } = decoded.record
+    end = { seq, hash, vouched: entry.action === 'log.head' ? seq : end.vouched }
   }
   return end
 }

@@ -1,4 +1,4 @@
-import { appendFile, readFile, stat, truncate, writeFile } from 'node:fs/promises'
+import { appendFile, readFile, rename, stat, truncate, writeFile } from 'node:fs/promises'
 import fc from 'fast-check'
 import { describe, expect, test, vi } from 'vitest'
 import { headToText, parseHead, readAudit, verifyAudit } from '../../../src/broker/audit/index.js'
@@ -181,6 +181,15 @@ describe('a crash', () => {
   test('that took only the newline takes no record', async () => {
     const { path, head } = await filledLog(4)
     await truncate(path, (await stat(path)).size - 1)
+    const log = await openLog(path)
+    await log.close()
+    expect(await verifyAudit(path, { brokerKey, head })).toMatchObject({ ok: true, state: 'closed' })
+  })
+
+  test('between two segments leaves a log that goes on', async () => {
+    const { path, head } = await filledLog(30, { segmentBytes: 2000 })
+    await rename(path, `${path}.000099`)
+    expect(await verifyAudit(path, { brokerKey, head })).toMatchObject({ ok: true, seq: head.seq })
     const log = await openLog(path)
     await log.close()
     expect(await verifyAudit(path, { brokerKey, head })).toMatchObject({ ok: true, state: 'closed' })
