@@ -35,7 +35,7 @@ export class DelegationTarget extends RpcTarget {
     this.#lease = lease
   }
 
-  read(message: unknown, job?: unknown): Promise<Uint8Array> {
+  read(message: unknown, job?: unknown): Promise<Uint8Array[]> {
     return this.#memory('memory.read', job, () => {
       const { requests, resultBytes } = decodeReads(message)
       return {
@@ -152,18 +152,18 @@ export class DelegationTarget extends RpcTarget {
     this.#lease.cancel(parseArgument('job', JobSchema, job))
   }
 
-  #memory(
+  #memory<T extends Uint8Array | Uint8Array[]>(
     action: string,
     job: unknown,
     decode: () => {
       readonly weight: number
       check(): void
-      run(memory: Memory, signal: AbortSignal): Promise<Uint8Array>
+      run(memory: Memory, signal: AbortSignal): Promise<T>
     },
-  ): Promise<Uint8Array> {
+  ): Promise<T> {
     const lease = this.#lease
     const { weight, check, run } = decode()
-    const operation: Operation<Uint8Array> = {
+    const operation: Operation<T> = {
       right: 'memory.read',
       weight: Math.min(weight, LIMITS.resultBytes),
       check,
@@ -171,7 +171,7 @@ export class DelegationTarget extends RpcTarget {
         if (vm.memory === undefined) throw unsupported('memory', lease.vmName)
         return run(vm.memory, signal)
       },
-      bytes: (result) => result.length,
+      bytes: lengthOf,
     }
     return lease.run(action, operation, parseArgument('job', JobSchema, job))
   }
@@ -188,6 +188,13 @@ export class DelegationTarget extends RpcTarget {
       bytes: () => 0,
     })
   }
+}
+
+function lengthOf(result: Uint8Array | Uint8Array[]): number {
+  if (result instanceof Uint8Array) return result.length
+  let length = 0
+  for (const part of result) length += part.length
+  return length
 }
 
 /** A pause of the VM; dropping the stub ends it as well. */

@@ -1,6 +1,8 @@
 import { isUtf8 } from 'node:buffer'
-import { decode, encode, rfc8949EncodeOptions } from 'cborg'
+import { decode, encode } from 'cborg'
 import { CloudAppError } from '../errors.js'
+import { decodeChecked } from './cbor-decode.js'
+import { PartsEncoder } from './cbor-encode.js'
 
 /** What a receiver takes in one frame. Set by the receiver alone; the peer never learns it but by being cut off. */
 export interface FrameLimits {
@@ -18,33 +20,42 @@ export const FRAME_LIMITS: FrameLimits = { frameBytes: 4 * 1024 * 1024, depth: 3
 export const FRAME_HEADER = 4
 
 /**
- * One frame: four bytes of length (big-endian), then deterministic CBOR (RFC 8949, 4.2.1) of `value`.
+ * One frame: four bytes of length (big-endian), then deterministic CBOR (RFC 8949, 4.2.1) of `value`; in parts, to be sent
+ * one after the other. Long byte strings of the value are parts themselves, not copies: they belong to the frame from here on.
  *
- * @throws CloudAppError `ERR_CLOUDAPP_LIMIT` if it has more than `most` bytes, `ERR_CLOUDAPP_INVALID_ARGUMENT` if `value`
- *   has no CBOR form.
+ * @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT` if `value` has no CBOR form or is past 4 GiB.
  */
-export function encodeFrame(value: unknown, most = 0xffff_ffff): Uint8Array {
-  let body: Uint8Array
+export function encodeFrameParts(value: unknown): { readonly parts: readonly Uint8Array[]; readonly size: number } {
+  const encoder = new PartsEncoder(FRAME_HEADER)
   try {
-    body = encode(value, rfc8949EncodeOptions)
+    encoder.value(value)
   } catch (cause) {
     throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', 'The message has no wire form', { cause })
   }
-  if (body.length > most) {
-    throw new CloudAppError('ERR_CLOUDAPP_LIMIT', `A message of ${body.length} bytes passes the limit of ${most}`, {
-      details: { bytes: body.length, limit: most },
-    })
+  const parts = encoder.done()
+  const size = encoder.length
+  if (size - FRAME_HEADER > 0xffff_ffff) {
+    throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', 'The message is longer than a frame can be')
   }
-  const frame = Buffer.allocUnsafe(FRAME_HEADER + body.length)
-  frame.writeUInt32BE(body.length, 0)
-  frame.set(body, FRAME_HEADER)
-  return frame
+  const head = parts[0] as Uint8Array
+  new DataView(head.buffer, head.byteOffset).setUint32(0, size - FRAME_HEADER)
+  return { parts, size }
 }
+
+/** The same in one piece. */
+export function encodeFrame(value: unknown): Uint8Array {
+  const { parts } = encodeFrameParts(value)
+  return parts.length === 1 ? (parts[0] as Uint8Array) : Buffer.concat(parts)
+}
+
+/** From this length on the bytes of a frame are not copied out of it. */
+const OWN = 65_536
 
 /** Cuts a stream of bytes into frames. Holds no more than one frame and one chunk. */
 export class FrameReader {
   #chunks: Uint8Array[] = []
   #have = 0
+  #joined: Uint8Array | undefined
   #limits: FrameLimits
 
   constructor(limits: FrameLimits = FRAME_LIMITS) {
@@ -84,11 +95,14 @@ export class FrameReader {
     const end = FRAME_HEADER + length
     if (this.#have < end) return undefined
     if (first.length < end) first = this.#join()
+    // A long frame stands in memory of its own (see #join): its byte strings can stay views of it.
+    const own = first === this.#joined && length >= OWN
     const body = first.subarray(FRAME_HEADER, end)
     if (first.length === end) this.#chunks.shift()
     else this.#chunks[0] = first.subarray(end)
     this.#have -= end
-    return { value: decodeBody(body, this.#limits), size: end }
+    if (own) this.#joined = undefined
+    return { value: decodeBody(body, this.#limits, own), size: end }
   }
 
   #join(): Uint8Array {
@@ -99,21 +113,21 @@ export class FrameReader {
       at += chunk.length
     }
     this.#chunks = [all]
+    this.#joined = all
     return all
   }
 }
 
-/** Decodes one canonical CBOR item of the frame data model: integers, floats, bytes, text, arrays, text-keyed maps, bool, null. */
-export function decodeBody(body: Uint8Array, limits: FrameLimits = FRAME_LIMITS): unknown {
+/**
+ * Decodes one canonical CBOR item of the frame data model: integers, floats, bytes, text, arrays, text-keyed maps, bool,
+ * null.
+ *
+ * @param own true if the memory of `body` is given away: byte strings are then views of it.
+ */
+export function decodeBody(body: Uint8Array, limits: FrameLimits = FRAME_LIMITS, own = false): unknown {
   checkCanonical(body, limits)
-  try {
-    return decode(body, DECODE)
-  } catch (cause) {
-    throw broken('a frame could not be decoded', cause)
-  }
+  return decodeChecked(body, own)
 }
-
-const DECODE = { allowIndefinite: false, allowUndefined: false, allowNaN: false, allowInfinity: false }
 
 function broken(what: string, cause?: unknown): CloudAppError {
   return new CloudAppError('ERR_CLOUDAPP_PROTOCOL', `The peer broke the wire protocol: ${what}`, { cause })
@@ -122,7 +136,8 @@ function broken(what: string, cause?: unknown): CloudAppError {
 /**
  * Checks `body` to be exactly one item in the deterministic form of RFC 8949, 4.2.1, within the limits, without making any
  * value of it: shortest heads, definite lengths, no tags, map keys text in bytewise order without repeats, shortest
- * floats, UTF-8. One pass, no recursion; cborg itself checks neither order nor floats nor depth.
+ * floats, UTF-8. One pass, no recursion; cborg's own strict mode
+ * checks neither order nor floats nor depth.
  */
 export function checkCanonical(body: Uint8Array, limits: FrameLimits): void {
   // Per open container: items still to come, and for a map the encoded key before (its start and end).

@@ -3,7 +3,7 @@ import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
 import type { Channel, PeerIdentity } from './channel.js'
 import { type Deferred, deferred } from './deferred.js'
-import { encodeFrame, FRAME_LIMITS, type FrameLimits, FrameReader } from './frames.js'
+import { encodeFrameParts, FRAME_LIMITS, type FrameLimits, FrameReader } from './frames.js'
 import { GUARD_LIMITS, Guard, type GuardLimits } from './guard.js'
 import { errorForPeer, errorFromPeer } from './wire-error.js'
 
@@ -89,9 +89,9 @@ class FrameTransport {
       this.#room.resolve()
       this.#room = undefined
     }
-    const frame = encodeFrame(message)
-    this.#channel.write(frame)
-    return frame.length
+    const { parts, size } = encodeFrameParts(message)
+    for (const part of parts) this.#channel.write(part)
+    return size
   }
 
   async receive(): Promise<unknown> {

@@ -54,6 +54,7 @@ class UnixChannel implements Channel {
   #credentials: PeerCredentials | undefined
   #reader: { resolve(chunk: Uint8Array | undefined): void; reject(error: unknown): void } | undefined
   #ended = false
+  #corked = false
   #draining: (() => void)[] = []
   #closing: Promise<void> | undefined
 
@@ -123,6 +124,15 @@ class UnixChannel implements Channel {
 
   write(bytes: Uint8Array): boolean {
     if (this.#closing !== undefined || this.#closed.signal.aborted) return true
+    // What is written in one turn goes to the kernel in one call.
+    if (!this.#corked) {
+      this.#corked = true
+      this.#socket.cork()
+      process.nextTick(() => {
+        this.#corked = false
+        this.#socket.uncork()
+      })
+    }
     this.#socket.write(bytes)
     return this.#socket.writableLength < HIGH_WATER
   }

@@ -1,8 +1,8 @@
-import { encode, rfc8949EncodeOptions } from 'cborg'
+import { decode, encode, rfc8949EncodeOptions } from 'cborg'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { CloudAppError } from '../../src/errors.js'
-import { decodeBody, encodeFrame, FRAME_LIMITS, FrameReader } from '../../src/transport/frames.js'
+import { decodeBody, encodeFrame, encodeFrameParts, FRAME_LIMITS, FrameReader } from '../../src/transport/frames.js'
 
 const hex = (text: string) => new Uint8Array(Buffer.from(text.replaceAll(' ', ''), 'hex'))
 
@@ -48,6 +48,40 @@ describe('frames', () => {
     )
   })
 
+  it('writes what cborg writes, byte for byte', () => {
+    fc.assert(
+      fc.property(model, (value) => {
+        const body = Buffer.from(encodeFrame(value)).subarray(4)
+        expect(body.equals(encode(value, rfc8949EncodeOptions))).toBe(true)
+      }),
+      { numRuns: 2000 },
+    )
+  })
+
+  it('does not copy long byte strings', () => {
+    const long = new Uint8Array(100_000).fill(7)
+    const { parts } = encodeFrameParts(['resolve', 1, { bytes: long, more: [long] }])
+    expect(parts.filter((part) => part === long).length).toBe(2)
+    const reader = new FrameReader()
+    for (const part of parts) reader.push(part)
+    const frame = reader.next() as { value: [string, number, { bytes: Uint8Array; more: Uint8Array[] }] }
+    const got = frame.value[2]
+    expect(Buffer.compare(got.bytes, long)).toBe(0)
+    expect(Buffer.compare(got.more[0] as Uint8Array, long)).toBe(0)
+    expect(Object.getPrototypeOf(got.bytes)).toBe(Uint8Array.prototype)
+    expect(reader.partial).toBe(false)
+  })
+
+  it('has no form for what is outside the model', () => {
+    class Thing {}
+    for (const value of [undefined, 5n, () => {}, Symbol('s'), new Thing(), new Map(), [undefined]]) {
+      expect(() => encodeFrame(value)).toThrow(/no wire form/)
+    }
+    const ring: unknown[] = []
+    ring.push(ring)
+    expect(() => encodeFrame(ring)).toThrow(/no wire form/)
+  })
+
   it('accepts exactly the bytes it would itself send', () => {
     // Any accepted input encodes to itself: there is one form of each value.
     fc.assert(
@@ -62,6 +96,16 @@ describe('frames', () => {
           return
         }
         expect(Buffer.from(encode(decoded, rfc8949EncodeOptions)).equals(body)).toBe(true)
+      }),
+      { numRuns: 2000 },
+    )
+  })
+
+  it('reads what cborg reads', () => {
+    fc.assert(
+      fc.property(model, fc.boolean(), (value, own) => {
+        const body = new Uint8Array(encode(value, rfc8949EncodeOptions))
+        expect(decodeBody(body.slice(), FRAME_LIMITS, own)).toEqual(decode(body))
       }),
       { numRuns: 2000 },
     )

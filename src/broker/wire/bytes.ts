@@ -74,7 +74,8 @@ export class ByteReader {
 
   constructor(bytes: unknown) {
     if (!(bytes instanceof Uint8Array)) throw malformed('bytes are missing')
-    this.#bytes = bytes
+    // A Buffer's views would be Buffers too.
+    this.#bytes = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   }
 

@@ -71,10 +71,17 @@ export function decodeReads(message: unknown): { readonly requests: ReadRequest[
   })
 }
 
-export function encodeReadResults(results: readonly ReadResult[]): Uint8Array {
+/** Bytes of one result from which on they travel beside the table instead of in it, so that they are not copied. */
+const BESIDE = 16_384
+
+/** The results: a table, and the long ones beside it. */
+export function encodeReadResults(results: readonly ReadResult[]): Uint8Array[] {
   let size = 4
-  for (const { bytes, faults } of results) size += 9 + bytes.length + faults.length * (FAULT + 4)
+  for (const { bytes, faults } of results) {
+    size += 9 + (bytes.length < BESIDE ? bytes.length : 0) + faults.length * (FAULT + 4)
+  }
   const writer = new ByteWriter(size)
+  const message: Uint8Array[] = [new Uint8Array()]
   writer.u32(results.length)
   for (const { bytes, faults, consistent } of results) {
     writer.u8(consistent ? 1 : 0)
@@ -84,14 +91,18 @@ export function encodeReadResults(results: readonly ReadResult[]): Uint8Array {
       writer.u32(fault.index)
       writeFault(writer, fault)
     }
-    writer.bytes(bytes)
+    if (bytes.length < BESIDE) writer.bytes(bytes)
+    else message.push(bytes)
   }
-  return writer.done()
+  message[0] = writer.done()
+  return message
 }
 
 /** The results, in the shape of what was asked. @throws CloudAppError `ERR_CLOUDAPP_PROTOCOL` */
 export function decodeReadResults(message: unknown, requests: readonly ReadRequest[]): ReadResult[] {
-  return decodeWith(message, (reader) => {
+  if (!Array.isArray(message)) throw malformed('no table of results')
+  let beside = 1
+  const results = decodeWith(message[0], (reader) => {
     if (reader.u32() !== requests.length) throw malformed('not as many results as requests')
     return requests.map(({ at, length }) => {
       const addresses = typeof at === 'bigint' ? 1 : at.length
@@ -105,9 +116,17 @@ export function decodeReadResults(message: unknown, requests: readonly ReadReque
         if (index >= addresses) throw malformed('a fault at no address')
         faults.push({ index, ...readFault(reader) })
       }
-      return { bytes: reader.bytes(size), faults, consistent }
+      const bytes = size < BESIDE ? reader.bytes(size) : plainBytes(message[beside++], size)
+      return { bytes, faults, consistent }
     })
   })
+  if (message.length !== beside) throw malformed('bytes of no result')
+  return results
+}
+
+function plainBytes(value: unknown, size: number): Uint8Array {
+  if (!(value instanceof Uint8Array) || value.length !== size) throw malformed('a result of a wrong size')
+  return new Uint8Array(value.buffer, value.byteOffset, size)
 }
 
 /** A batch of writes: count, then for each space, address, length, bytes. @throws CloudAppError `ERR_CLOUDAPP_LIMIT` */
