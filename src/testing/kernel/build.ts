@@ -162,7 +162,7 @@ function describe(kernel: Kernel, options: BuildOptions, facts: Omit<Facts, 'bui
   const hash = createHash('sha256')
     .update(JSON.stringify({ ...options }))
     .update(btf)
-  for (const { name, address } of image.symbols) hash.update(`${name} ${address - machine.placement.text}\n`)
+  hash.update(image.symbols.map(({ name, address }) => `${name} ${address - machine.placement.text}`).join())
   const all: Facts = { ...facts, buildId: hash.digest().subarray(0, 20) }
   placeNames(image, all)
   placeNotes(image, all)

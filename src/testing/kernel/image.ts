@@ -19,8 +19,20 @@ const BODY = [0x48, 0x8b, 0x07]
 const BODY_END = [0x5d, 0xc3]
 const INT3 = 0xcc
 
-/** The bytes of a function that can be traced. */
+const made = new Map<string, Uint8Array>()
+
+/** The bytes of a function that can be traced, up to the next function. Not to be changed. */
 export function functionBytes(size: number, { endbr }: Entry, traced = true): Uint8Array {
+  const key = `${size} ${endbr} ${traced}`
+  let bytes = made.get(key)
+  if (bytes === undefined) {
+    bytes = makeFunction(size, endbr, traced)
+    made.set(key, bytes)
+  }
+  return bytes
+}
+
+function makeFunction(size: number, endbr: boolean, traced: boolean): Uint8Array {
   const start = [...(endbr ? ENDBR64 : []), ...(traced ? TRACE_NOP : []), ...BODY_START]
   const bytes = new Uint8Array(size).fill(INT3)
   let at = 0
@@ -100,17 +112,12 @@ export class Image {
     return this.#starts[section] + BigInt(at)
   }
 
-  /** Adds a function. */
-  function(
-    name: string,
-    options: { size?: number; type?: 'T' | 't'; traced?: boolean; bytes?: Uint8Array } = {},
-  ): bigint {
+  /** Adds a function; its size is rounded up to 16 bytes. */
+  function(name: string, options: { size?: number; type?: 'T' | 't'; traced?: boolean } = {}): bigint {
     const { size = 48 + this.random.below(6) * 16, type = 'T', traced = true } = options
-    const bytes = options.bytes ?? functionBytes(size, this.entry, traced)
-    const at = this.take('text', Math.ceil(bytes.byteLength / 16) * 16)
-    const room = new Uint8Array(Math.ceil(bytes.byteLength / 16) * 16).fill(INT3)
-    room.set(bytes)
-    this.machine.setBytes(at, room)
+    const room = Math.ceil(size / 16) * 16
+    const at = this.take('text', room)
+    this.machine.setBytes(at, functionBytes(room, this.entry, traced))
     return this.label(name, type, at)
   }
 

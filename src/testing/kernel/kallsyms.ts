@@ -196,19 +196,48 @@ function chooseTokens(symbols: readonly KernelSymbolEntry[]): string[] {
   return Array.from({ length: 256 }, (_, code) => (used.has(code) ? String.fromCharCode(code) : (pieces.pop() ?? '')))
 }
 
+interface Trie {
+  code: number
+  readonly next: Map<number, Trie>
+}
+
+function trieOf(tokens: readonly string[]): Trie {
+  const root: Trie = { code: -1, next: new Map() }
+  tokens.forEach((text, code) => {
+    if (text === '') return
+    let at = root
+    for (let i = 0; i < text.length; i++) {
+      const char = text.charCodeAt(i)
+      let next = at.next.get(char)
+      if (next === undefined) {
+        next = { code: -1, next: new Map() }
+        at.next.set(char, next)
+      }
+      at = next
+    }
+    at.code = code
+  })
+  return root
+}
+
+/** The longest token that `text` has at `from`; length 0 if there is none. */
+function longest(trie: Trie, text: string, from: number): { code: number; length: number } {
+  let found = { code: -1, length: 0 }
+  let at: Trie | undefined = trie
+  for (let i = from; i < text.length; i++) {
+    at = at.next.get(text.charCodeAt(i))
+    if (at === undefined) break
+    if (at.code >= 0) found = { code: at.code, length: i + 1 - from }
+  }
+  return found
+}
+
 function encodeNames(
   symbols: readonly KernelSymbolEntry[],
   tokens: readonly string[],
   form: KallsymsForm,
 ): { names: Uint8Array; markers: Uint8Array } {
-  const starting = new Map<string, { text: string; code: number }[]>()
-  tokens.forEach((text, code) => {
-    if (text === '') return
-    const list = starting.get(text[0] as string) ?? []
-    list.push({ text, code })
-    starting.set(text[0] as string, list)
-  })
-  for (const list of starting.values()) list.sort((a, b) => b.text.length - a.text.length)
+  const trie = trieOf(tokens)
   const out: number[] = []
   const markers = Buffer.alloc(Math.ceil(symbols.length / 256) * 4)
   symbols.forEach(({ name, type }, i) => {
@@ -216,10 +245,10 @@ function encodeNames(
     const whole = type + name
     const codes: number[] = []
     for (let at = 0; at < whole.length; ) {
-      const token = starting.get(whole[at] as string)?.find(({ text }) => whole.startsWith(text, at))
-      if (token === undefined) throw new RangeError(`symbol ${name} has a character no token stands for`)
-      codes.push(token.code)
-      at += token.text.length
+      const { code, length } = longest(trie, whole, at)
+      if (length === 0) throw new RangeError(`symbol ${name} has a character no token stands for`)
+      codes.push(code)
+      at += length
     }
     if (codes.length > 127) {
       if (!form.longNames) throw new RangeError(`symbol ${name} is too long for this release`)

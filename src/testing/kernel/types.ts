@@ -46,6 +46,15 @@ export interface Layout {
   readonly members: readonly Member[]
 }
 
+/** Where a member lies. */
+export interface Field {
+  readonly offset: number
+  readonly type: TypeRef
+  readonly size: number
+  /** Of a bit-field, its first bit; otherwise `offset` in bits. */
+  readonly bitOffset: number
+}
+
 /** Scalars by name: bytes, and whether they are signed, a character or a boolean. */
 export const SCALARS: Readonly<Record<string, { size: number; encoding: 'unsigned' | 'signed' | 'char' | 'bool' }>> = {
   'unsigned char': { size: 1, encoding: 'unsigned' },
@@ -99,7 +108,7 @@ export class Types {
   readonly #shapes: Readonly<Record<string, Shape>>
   readonly #random: Random
   readonly #layouts = new Map<string, Layout>()
-  readonly #paths = new Map<string, { offset: number; type: TypeRef; size: number; bitOffset: number }>()
+  readonly #paths = new Map<string, Map<string, Field | undefined>>()
 
   constructor(shapes: Readonly<Record<string, Shape>>, random: Random) {
     this.#shapes = shapes
@@ -132,12 +141,7 @@ export class Types {
 
   /** True if the struct has the member path; kernels of other releases lack some. */
   hasField(struct: string, path: string): boolean {
-    try {
-      this.field(struct, path)
-      return true
-    } catch {
-      return false
-    }
+    return this.#find(struct, path) !== undefined
   }
 
   offset(struct: string, path: string): number {
@@ -145,33 +149,47 @@ export class Types {
   }
 
   /** Offset, type and size of a member path such as `se.group_node`, `numbers[0].nr` or, in a union, a plain name. */
-  field(struct: string, path: string): { offset: number; type: TypeRef; size: number; bitOffset: number } {
-    const key = `${struct} ${path}`
-    const known = this.#paths.get(key)
-    if (known !== undefined) return known
-    let layout = this.struct(struct)
+  field(struct: string, path: string): Field {
+    const found = this.#find(struct, path)
+    if (found === undefined) throw new RangeError(`struct ${struct} has no member ${path}`)
+    return found
+  }
+
+  #find(struct: string, path: string): Field | undefined {
+    let paths = this.#paths.get(struct)
+    if (paths === undefined) {
+      paths = new Map()
+      this.#paths.set(struct, paths)
+    }
+    if (!paths.has(path)) paths.set(path, this.#look(struct, path))
+    return paths.get(path)
+  }
+
+  #look(struct: string, path: string): Field | undefined {
+    let layout: Layout | undefined = this.struct(struct)
     let bits = 0
-    let found: Member | undefined
-    let indexed = 0
+    let type: TypeRef | undefined
     for (const part of path.split('.')) {
-      if (found !== undefined) layout = this.struct(this.#resolve(found.type).base.replace(/^(struct|union) /, ''))
+      if (type !== undefined) layout = this.#inside(type)
       const [, name, indices] = /^(\w+)((?:\[\d+\])*)$/.exec(part) ?? []
-      const hit = find(layout, name ?? part)
-      if (hit === undefined) throw new Error(`struct ${struct} has no member ${path}`)
-      found = hit.member
+      const hit = layout === undefined || name === undefined ? undefined : find(layout, name)
+      if (hit === undefined) return undefined
+      type = hit.member.type
       bits += hit.bits
-      indexed = 0
-      const element = this.#sizeOf({ ...found.type, counts: [] })
       for (const [, index] of (indices ?? '').matchAll(/\[(\d+)\]/g)) {
-        bits += Number(index) * element * 8
-        indexed++
+        type = { ...type, counts: type.counts.slice(1) }
+        bits += Number(index) * this.#sizeOf(type) * 8
       }
     }
-    const member = found as Member
-    const type = { ...member.type, counts: member.type.counts.slice(indexed) }
-    const result = { offset: Math.floor(bits / 8), type, size: this.#sizeOf(type), bitOffset: bits }
-    this.#paths.set(key, result)
-    return result
+    if (type === undefined) return undefined
+    return { offset: Math.floor(bits / 8), type, size: this.#sizeOf(type), bitOffset: bits }
+  }
+
+  /** What a member's own members are; a pointer has none. */
+  #inside(type: TypeRef): Layout | undefined {
+    const { base, pointers, counts } = this.#resolve(type)
+    const name = base.replace(/^(struct|union) /, '')
+    return pointers === 0 && counts.length === 0 && this.has(name) ? this.struct(name) : undefined
   }
 
   #resolve(type: TypeRef): TypeRef {

@@ -66,7 +66,7 @@ function hlist(head: bigint, node: bigint, memory: PointerReader, emit: (element
     if (seen.has(at)) return CYCLE
     seen.add(at)
     const next = memory.pointer(at)
-    if (next === undefined) break
+    if (next === undefined) return faulted(memory)
     if (!emit((at - node) & MASK)) return LIMIT
     at = next
   }
