@@ -35,6 +35,8 @@ export const KNOWN_SYMBOLS = [
   '__start_BTF',
   '__stop_BTF',
   'tk_core',
+  'timekeeper_data',
+  'jiffies_64',
   'init_uts_ns',
   // Lists
   'modules',

@@ -50,14 +50,19 @@ export function parseVmcoreinfo(bytes: Uint8Array, at: bigint): Vmcoreinfo | und
   }
 }
 
+export interface VmcoreinfoSearch {
+  /** Those that do not start a page, instead of those that do. */
+  readonly unaligned?: boolean
+  readonly signal?: AbortSignal | undefined
+  /** Asked after each piece of RAM: true ends the search. */
+  readonly enough?: () => Promise<boolean>
+}
+
 /**
- * Finds VMCOREINFO texts in RAM, from its end downwards: first those that start a page, as the kernel's own does, then
- * (with `unaligned`) any. There may be stale ones, of an earlier boot or in somebody's file: the caller tries each.
+ * Finds VMCOREINFO texts in RAM, from its end downwards. There may be stale ones, of an earlier boot or in somebody's
+ * file: the caller tries each.
  */
-export async function* findVmcoreinfo(
-  memory: GuestMemory,
-  options: { readonly unaligned?: boolean; readonly signal?: AbortSignal | undefined } = {},
-): AsyncGenerator<Vmcoreinfo> {
+export async function* findVmcoreinfo(memory: GuestMemory, options: VmcoreinfoSearch = {}): AsyncGenerator<Vmcoreinfo> {
   const call = options.signal === undefined ? {} : { signal: options.signal }
   let copies = 0
   for (let end = memory.end; end > 0n; end -= PIECE) {
@@ -77,5 +82,6 @@ export async function* findVmcoreinfo(
       const info = result === undefined ? undefined : parseVmcoreinfo(result.bytes, at)
       if (info !== undefined) yield info
     }
+    if (options.enough !== undefined && (await options.enough())) return
   }
 }

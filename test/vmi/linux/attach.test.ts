@@ -1,7 +1,15 @@
-import { describe, expect, it } from 'vitest'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, expect, it, vi } from 'vitest'
 import { CloudAppError } from '../../../src/errors.js'
-import { type SyntheticGuestOptions, syntheticGuest } from '../../../src/testing/index.js'
+import { BufferMemory, type SyntheticGuestOptions, syntheticGuest } from '../../../src/testing/index.js'
 import { Linux } from '../../../src/vmi/linux/linux.js'
+import { makeKernelProfile } from '../../../src/vmi/linux/make-profile.js'
+import { KernelProfile } from '../../../src/vmi/linux/profile.js'
+
+// Each attach starts a process.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
 async function attach(
   options: SyntheticGuestOptions = {},
@@ -138,6 +146,39 @@ describe('attaching to a guest that lies', () => {
       for (const place of [...free.slice(0, 4), ...lastFree(ram, 4)]) stale.copy(ram, place)
     })
     expect(await linux.symbol('init_task')).toBe(guest.symbol('init_task'))
+  })
+
+  it('takes the kernel that runs, not what an earlier boot left in RAM', async () => {
+    const cache = mkdtempSync(join(tmpdir(), 'stale-'))
+    try {
+      let left = 0
+      for (const [old, now] of [
+        [3, 4],
+        [4, 3],
+        [5, 6],
+        [6, 7],
+      ] as const) {
+        const stale = syntheticGuest({ functions: 50, seed: old })
+        const live = syntheticGuest({ functions: 50, seed: now })
+        const ram = Buffer.from(stale.ram)
+        for (let page = 0; page < ram.length; page += 4096) {
+          const bytes = live.ram.subarray(page, page + 4096)
+          if (bytes.some((byte) => byte !== 0)) ram.set(bytes, page)
+        }
+        // The old kernel may be in the cache, and the new one not; later both are.
+        const staleMemory = stale.vm().memory
+        if (staleMemory === undefined) throw new Error('a synthetic guest has memory')
+        await makeKernelProfile(staleMemory, { cache })
+        for (const where of [false, cache, cache] as const) {
+          const { header } = await makeKernelProfile(new BufferMemory(ram), { cache: where })
+          expect(KernelProfile.open(header).symbol('init_task')).toBe(live.symbol('init_task'))
+        }
+        if (ram.includes(Buffer.from('OSRELEASE='), ram.indexOf('OSRELEASE=') + 4096)) left++
+      }
+      expect(left).toBeGreaterThan(0)
+    } finally {
+      rmSync(cache, { recursive: true })
+    }
   })
 
   it('refuses RAM that was cut off', async () => {

@@ -1,12 +1,15 @@
 import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { syntheticGuest } from '../../../src/testing/index.js'
 import { defaultCacheDirectory, ProfileCache, sha256 } from '../../../src/vmi/linux/cache.js'
 import { Linux } from '../../../src/vmi/linux/linux.js'
 import { makeKernelProfile } from '../../../src/vmi/linux/make-profile.js'
 import { KernelProfile } from '../../../src/vmi/linux/profile.js'
+
+// Each attach starts a process.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
 let directory = ''
 beforeEach(() => {

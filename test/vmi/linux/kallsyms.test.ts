@@ -1,9 +1,12 @@
 import fc from 'fast-check'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { CloudAppError } from '../../../src/errors.js'
 import { SymbolTable } from '../../../src/vmi/linux/symbols.js'
 import type { KallsymsLayout, SymbolSpec } from './encode.js'
 import { parse, TEXT, tinyImage } from './image.js'
+
+// Property runs take their time.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
 const LAYOUTS: KallsymsLayout[] = ['5.10', '6.2', '6.4', '7.0']
 

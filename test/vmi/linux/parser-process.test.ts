@@ -1,10 +1,13 @@
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, describe, expect, it } from 'vitest'
+import { afterAll, describe, expect, it, vi } from 'vitest'
 import { ParserProcess } from '../../../src/vmi/linux/parser-process.js'
 import { SymbolTable } from '../../../src/vmi/linux/symbols.js'
 import { TEXT, tinyImage } from './image.js'
+
+// Each attach starts a process.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
 const folder = mkdtempSync(join(tmpdir(), 'parser-'))
 afterAll(() => rmSync(folder, { recursive: true }))

@@ -36,8 +36,8 @@ export interface ParsedImage {
   readonly release: string
   readonly symbols: Record<string, number | [number] | null>
   readonly fields: Record<string, [number, number] | null>
-  /** Position of `_text` in the window; null if only its virtual address could be worked out. */
-  readonly textPosition: number | null
+  /** Position of `_text` in the window. */
+  readonly textPosition: number
 }
 
 interface Kallsyms {
