@@ -76,9 +76,11 @@ export class TokenKeeper {
 
   /** Lets go of all. Idempotent. */
   async close(): Promise<void> {
-    await Promise.all([...this.#tokens.keys()].map((text) => this.remove(text)))
+    for (const { stop } of this.#tokens.values()) stop.abort()
+    // First the connection: a redemption that waits for an answer ends with it.
     const source = await this.#source?.catch(() => undefined)
     await source?.close()
+    await Promise.all([...this.#tokens.keys()].map((text) => this.remove(text)))
   }
 
   async #keep(text: TokenText, from: string, stop: AbortSignal): Promise<void> {

@@ -43,7 +43,7 @@ export interface ServiceDomainOptions {
   readonly access?: AccessHook
   /** Tokens held from the start, as text or files. */
   readonly tokens?: readonly string[]
-  /** A folder: `*.token` files put there are taken on, those taken away let go of. */
+  /** A folder, made if it is not there: `*.token` files put there are taken on, those taken away let go of. */
   readonly inbox?: string
   /** How long findings are kept: 90 days and 1,000,000 by default. */
   readonly retention?: { readonly maxAge?: Duration; readonly maxCount?: number }

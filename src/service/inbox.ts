@@ -1,5 +1,5 @@
 import { type FSWatcher, watch } from 'node:fs'
-import { readdir } from 'node:fs/promises'
+import { mkdir, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { readBounded } from '../capabilities/files.js'
 import { type TokenText, tokenFromText } from '../capabilities/token.js'
@@ -49,6 +49,7 @@ export class Inbox {
   static async open(options: Options): Promise<Inbox> {
     const inbox = new Inbox(options)
     try {
+      await mkdir(options.folder, { recursive: true, mode: 0o700 })
       inbox.#watcher = watch(options.folder, { persistent: false }, () => inbox.#soon())
       inbox.#watcher.on('error', (error) => options.health.fail('inbox', error, 'service'))
     } catch (cause) {

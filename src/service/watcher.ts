@@ -90,7 +90,6 @@ export class Watcher {
     this.#position = Math.max(this.#position, removed.last, page.changes.at(-1)?.sequence ?? 0)
     if (page.changes.length < max && !page.cut) {
       // Nothing happens between the page and this line: no change is given twice or not at all.
-      this.#position = this.#store.sequence
       this.#unsubscribe = this.#findings.subscribe((changes) => this.#feed(changes))
       this.#announceLive = true
     }
