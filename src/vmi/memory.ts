@@ -161,7 +161,7 @@ export const PageFlags = {
   Execute: 4,
 } as const
 
-/** Enumerates the present mappings of `[start, end)` of a virtual space. */
+/** Enumerates the present mappings of `[start, end)` of a virtual space, also those of no RAM (devices). */
 export interface PagesRequest {
   readonly space: Space
   readonly start: bigint

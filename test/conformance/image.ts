@@ -139,6 +139,7 @@ export interface Structures {
   readonly hlist: bigint
   readonly nullsHlist: bigint
   readonly cyclicHlist: bigint
+  readonly wildHlist: bigint
   readonly hash: bigint
   readonly hashElements: readonly bigint[]
   /** rb_node at offset 8 of each element; value u64 at 0. */
@@ -294,6 +295,8 @@ function structures(image: ImageBuilder): Structures {
   const cyclicHlist = newHead()
   const ring = elementsAgain(makeElements(2))
   link(cyclicHlist, ring, ring[0] ?? 0n)
+  const wildHlist = newHead()
+  link(wildHlist, elementsAgain(makeElements(2)), wildAddress)
   const hash = va(take(64n))
   const hashElements = makeElements(6)
   link(hash, elementsAgain(hashElements.slice(0, 3)), 0n)
@@ -321,6 +324,7 @@ function structures(image: ImageBuilder): Structures {
     hlist,
     nullsHlist,
     cyclicHlist,
+    wildHlist,
     hash,
     hashElements,
     ...trees,

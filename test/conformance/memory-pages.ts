@@ -52,6 +52,11 @@ export function pagesCases(context: Context): void {
       expect(narrowed.rows).toEqual([[VA.narrowed, PA.permissions, PAGE, 0]])
     })
 
+    it('gives mappings of what is no RAM, and passes over malformed entries', async () => {
+      const { rows } = await runs({ space, start: VA.reservedRoot, end: VA.pageOutside + PAGE, limit: 100 })
+      expect(rows).toEqual([[VA.pageOutside, 0x7fff_f000n, PAGE, PageFlags.Execute]])
+    })
+
     it('gives only mappings with the wanted flags', async () => {
       const count = BigInt(PERMISSIONS.length)
       const want = PageFlags.User | PageFlags.Write

@@ -109,6 +109,8 @@ export function walkCases(context: Context): void {
       expect(await walk({ ...plan, head: at.hlist })).toMatchObject({ rows: 4, end: 'complete' })
       expect(await walk({ ...plan, head: at.nullsHlist })).toMatchObject({ rows: 2, end: 'complete' })
       expect(await walk({ ...plan, head: at.cyclicHlist })).toMatchObject({ rows: 2, end: 'cycle' })
+      const wild = await walk({ ...plan, head: at.wildHlist })
+      expect(wild).toMatchObject({ rows: 2, end: 'fault', fault: { address: at.wildAddress } })
     })
 
     it('goes over the chains of a hash table', async () => {

@@ -9,8 +9,10 @@
 #define CA_MAX_CELL 4096u
 /* A red-black tree of 2^47 nodes is at most 94 deep. */
 #define CA_MAX_DEPTH 96u
-/* 64 bits of index over 4 bits a level. */
-#define CA_MAX_XARRAY 16u
+/* Shifts fall from at most 60 to 0. */
+#define CA_MAX_XARRAY 61u
+/* Nodes on the way to one element, where the tree is as it should be: 64 bits of index, 4 a level. */
+#define CA_XARRAY_PATH 16u
 
 struct ca_column {
     uint64_t size;

@@ -5,8 +5,10 @@
  */
 #include "walk.h"
 
-static enum ca_step broken(struct ca_fault *fault) {
-    *fault = (struct ca_fault){0, 0, CA_F_NOT_PRESENT, 0};
+/* A ring has no null link: a fault also if something should be mapped at address 0. */
+static enum ca_step broken(struct ca_mem *mem, const struct ca_plan *plan, struct ca_fault *fault) {
+    uint64_t unused;
+    if (ca_load64(mem, plan->space, 0, &unused, fault)) *fault = (struct ca_fault){0, 0, CA_F_NOT_PRESENT, 0};
     return CA_STEP_FAULT;
 }
 
@@ -14,8 +16,7 @@ enum ca_step ca_step_list(struct ca_mem *mem, const struct ca_plan *plan, struct
                           struct ca_fault *fault) {
     uint64_t node = walk->at, next;
     if (node == plan->head) return CA_STEP_END;
-    /* A ring has no null link, whatever may be mapped at address 0. */
-    if (node == 0) return broken(fault);
+    if (node == 0) return broken(mem, plan, fault);
     if (ca_brent_repeats(&walk->brent, node)) return CA_STEP_CYCLE;
     if (!ca_load64(mem, plan->space, node, &next, fault)) return CA_STEP_FAULT;
     walk->at = next;

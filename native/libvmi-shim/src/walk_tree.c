@@ -32,8 +32,8 @@ static bool is_node(uint64_t entry) { return (entry & 3) == 2 && entry > 4096; }
 static enum ca_step enter(struct ca_mem *mem, const struct ca_plan *plan, struct ca_walk *walk, uint64_t node,
                           struct ca_fault *fault) {
     uint8_t shift;
-    /* 64 slots and 16 levels: more nodes than that for each element can only be a structure shared with itself. */
-    if (++walk->visits > plan->limit * CA_MAX_XARRAY + 4096) return CA_STEP_BOUND;
+    /* More nodes than that for the elements asked for can only be a structure that shares its parts with itself. */
+    if (++walk->visits > plan->limit * CA_XARRAY_PATH + 4096) return CA_STEP_BOUND;
     if (!ca_load(mem, plan->space, node + plan->shift_offset, &shift, 1, fault)) return CA_STEP_FAULT;
     /* Shifts fall from node to node, so that the depth is bounded and no node is its own descendant. */
     if (walk->depth == CA_MAX_XARRAY || shift > 60 ||
@@ -63,7 +63,6 @@ enum ca_step ca_step_xarray(struct ca_mem *mem, const struct ca_plan *plan, stru
         uint64_t slot = walk->stack.xarray[top].slot++;
         if (!ca_load64(mem, plan->space, walk->stack.xarray[top].node + plan->slots_offset + slot * 8, &entry, fault))
             return CA_STEP_FAULT;
-        if (is_node(entry) && walk->stack.xarray[top].shift == 0) return CA_STEP_CYCLE;
     }
     if (is_node(entry)) return enter(mem, plan, walk, entry - 2, fault);
     /* Null, an internal mark, or a value entry (bit 0: a number, no element). */

@@ -18,13 +18,21 @@ uint32_t read_at(int32_t mem, uint64_t space, uint64_t at, void *to, uint32_t si
     return faults == 0 ? 0 : fault->reason;
 }
 
+/* One line per group that passed, for who counts them; a failed check ends the program. */
+#define RUN(test)                 \
+    do {                          \
+        test();                   \
+        printf("ok %s\n", #test); \
+        fflush(stdout);           \
+    } while (0)
+
 int main(void) {
-    test_errors();
-    test_paging();
-    test_guard();
-    test_walk();
-    test_scan();
-    test_threads();
+    RUN(test_errors);
+    RUN(test_paging);
+    RUN(test_guard);
+    RUN(test_walk);
+    RUN(test_scan);
+    RUN(test_threads);
     printf("%u checks passed\n", checks);
     return 0;
 }

@@ -145,7 +145,6 @@ export class PageWalker {
       const from = va < scan.start ? scan.start : va
       const to = va + span > scan.end ? scan.end : va + span
       const physical = address - (address % size) + Number(from - va)
-      if (physical >= this.ram.byteLength) continue
       if (!scan.visit({ virtual: from, physical, size: Number(to - from), flags })) {
         scan.next = from
         return false
