@@ -1,5 +1,8 @@
-import { createRequire } from 'node:module'
 import { CloudAppError } from '../errors.js'
+import type { NativeCall, NativeType } from './abi.js'
+import { openFfiNapi } from './ffi-napi.js'
+import { openKoffi } from './koffi.js'
+import { backendFromEnvironment } from './shim.js'
 
 /** struct ucred of unix(7): who was at the other end of a unix socket when the connection was made. */
 export interface PeerCredentials {
@@ -12,16 +15,19 @@ export interface PeerCredentials {
 const SOL_SOCKET = 1
 const SO_PEERCRED = 17
 
-type GetSockOpt = (fd: number, level: number, option: number, value: Uint8Array, length: Uint32Array) => number
+/** Functions of the C library, in the words of the signature table (abi.ts). */
+const LIBC = {
+  getsockopt: ['i32', ['i32', 'i32', 'i32', 'buf', 'buf']],
+} as const satisfies Record<string, readonly [result: NativeType, args: readonly NativeType[]]>
 
-let getsockopt: GetSockOpt | undefined
+let getsockopt: NativeCall | undefined
 
-function load(): GetSockOpt {
+function load(): NativeCall {
   try {
-    const koffi = createRequire(import.meta.url)('koffi') as typeof import('koffi')
-    const libc = koffi.load('libc.so.6')
-    return libc.func('int getsockopt(int fd, int level, int option, void *value, uint32_t *length)') as GetSockOpt
+    const library = backendFromEnvironment() === 'koffi' ? openKoffi('libc.so.6') : openFfiNapi('libc.so.6')
+    return library.bind('getsockopt', ...LIBC.getsockopt)
   } catch (cause) {
+    if (CloudAppError.is(cause)) throw cause
     throw new CloudAppError('ERR_CLOUDAPP_NATIVE', 'The C library could not be called for SO_PEERCRED', { cause })
   }
 }
@@ -34,7 +40,7 @@ function load(): GetSockOpt {
 export function peerCredentials(fd: number): PeerCredentials {
   getsockopt ??= load()
   const value = new Uint8Array(12)
-  const length = new Uint32Array([value.length])
+  const length = new Uint8Array([value.length, 0, 0, 0])
   const status = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, value, length)
   if (status !== 0 || length[0] !== value.length) {
     throw new CloudAppError('ERR_CLOUDAPP_NATIVE', `SO_PEERCRED failed on descriptor ${fd}`)

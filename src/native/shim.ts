@@ -23,7 +23,8 @@ export function loadShim(backend: FfiBackend = backendFromEnvironment(), path: s
   return shim
 }
 
-function backendFromEnvironment(): FfiBackend {
+/** The backend `CLOUDAPP_FFI` chooses. @throws CloudAppError `ERR_CLOUDAPP_NATIVE` */
+export function backendFromEnvironment(): FfiBackend {
   const wanted = process.env.CLOUDAPP_FFI
   if (wanted === undefined || wanted === '' || wanted === 'koffi') return 'koffi'
   if (wanted === 'ffi-napi') return wanted
