@@ -3,19 +3,17 @@
 // person can mend. Node's own modules only: it runs before npm install.
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
 
 const root = resolve(import.meta.dirname, '..')
+/** Says why, where VMs can not be booted; `npm test` counts what it skips for it, and the demo gives up. */
+const rigUnavailable = join(root, 'build', 'rig-unavailable')
 
-const PACKAGES = [
-  // The native library, its tests under sanitizers and its fuzz target.
-  'gcc',
-  'make',
-  'libc6-dev',
-  'clang',
-  'libclang-rt-14-dev',
-  // The VMs: emulator, what is in them, and the module that is built for them.
+/** The native library, its tests under sanitizers and its fuzz target. Nothing goes without. */
+const BUILD = ['gcc', 'make', 'libc6-dev', 'clang', 'libclang-rt-14-dev']
+/** The VMs: emulator, what is in them, and the module that is built for them. */
+const RIG = [
   'qemu-system-x86',
   'busybox-static',
   'mmdebstrap',
@@ -35,19 +33,24 @@ function giveUp(...lines) {
   process.exit(2)
 }
 
-/** Runs a program with its output going through; ends the set-up if it fails. */
-function must(program, args, options = {}) {
+/** Runs a program with its output going through; true if it succeeded. */
+function ran(program, args) {
   const { status, error } = spawnSync(program, args, {
     cwd: root,
     stdio: ['ignore', 'inherit', 'inherit'],
-    ...options,
-    env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive', ...options.env },
+    env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
   })
   if (error) giveUp(`${program} could not be started: ${error.message}`)
-  if (status !== 0) {
-    process.stderr.write(`set-up: ${program} ${args.join(' ')} failed with exit code ${status}\n`)
-    process.exit(1)
-  }
+  return status === 0
+}
+
+/** Runs a program whose output only matters if it fails, and then ends the set-up. */
+function mustQuietly(program, args) {
+  const { status, stdout, stderr, error } = spawnSync(program, args, { cwd: root, encoding: 'utf8' })
+  if (error) giveUp(`${program} could not be started: ${error.message}`)
+  if (status === 0) return
+  process.stderr.write(`${stdout}${stderr}set-up: ${program} ${args.join(' ')} failed with exit code ${status}\n`)
+  process.exit(1)
 }
 
 function checkNode() {
@@ -57,49 +60,66 @@ function checkNode() {
   }
 }
 
-/** Those of our packages that are not installed. */
-function absentPackages() {
+/** Those of the packages that are not installed. */
+function absentOf(names) {
   // biome-ignore lint/suspicious/noTemplateCurlyInString: dpkg-query's own syntax
   const format = ['-f', '${Package} ${db:Status-Status}\\n']
-  const { stdout } = spawnSync('dpkg-query', ['-W', ...format, ...PACKAGES], { encoding: 'utf8' })
+  const { stdout } = spawnSync('dpkg-query', ['-W', ...format, ...names], { encoding: 'utf8' })
   const installed = new Set((stdout ?? '').split('\n').flatMap((line) => /^(\S+) installed$/.exec(line)?.[1] ?? []))
-  const absent = PACKAGES.filter((name) => !installed.has(name))
-  // A kernel and its headers of one release: an older image than the headers that came later is of no use.
-  const releases = existsSync('/lib/modules') ? readdirSync('/lib/modules') : []
-  const pair = releases.some(
-    (name) => existsSync(`/boot/vmlinuz-${name}`) && existsSync(`/usr/src/linux-headers-${name}`),
-  )
-  if (absent.length === 0 && !pair) return ['linux-image-amd64', 'linux-headers-amd64']
-  return absent
+  return names.filter((name) => !installed.has(name))
 }
 
+/** A kernel and its headers of one release: an older image than the headers that came later is of no use. */
+function kernelHasHeaders() {
+  const releases = existsSync('/lib/modules') ? readdirSync('/lib/modules') : []
+  return releases.some((name) => existsSync(`/boot/vmlinuz-${name}`) && existsSync(`/usr/src/linux-headers-${name}`))
+}
+
+function absentForRig() {
+  const absent = absentOf(RIG)
+  return absent.length > 0 || kernelHasHeaders() ? absent : ['linux-image-amd64', 'linux-headers-amd64']
+}
+
+const INSTALL = 'apt-get install -y --no-install-recommends'
+
 function debianPackages() {
-  const install = 'apt-get install -y --no-install-recommends'
-  const again = `npm ${process.env.npm_lifecycle_event === 'test' ? 'test' : `run ${process.env.npm_lifecycle_event ?? 'demo'}`}`
+  const event = process.env.npm_lifecycle_event ?? 'demo'
+  const again = event === 'test' ? 'npm test' : `npm run ${event}`
   const release = existsSync('/etc/os-release') ? readFileSync('/etc/os-release', 'utf8') : ''
   if (!/^ID=debian$/m.test(release) || !existsSync('/usr/bin/apt-get')) {
     const commands = ['qemu-system-x86_64', 'mmdebstrap', 'clang', 'gcc', 'make', 'busybox', 'cpio', 'setpriv']
     const absent = commands.filter((name) => spawnSync('sh', ['-c', `command -v ${name}`]).status !== 0)
     giveUp(
-      `this is no Debian, whose kernel and packages the VMs are made of; also missing: ${absent.join(', ') || 'nothing'}`,
+      `this is no Debian, of whose kernel and packages the VMs are made; also missing: ${absent.join(', ') || 'nothing'}`,
       'on Debian 12, as root, this command gives all that is needed:',
-      `  apt-get update && ${install} ${PACKAGES.join(' ')} && ${again}`,
+      `  apt-get update && ${INSTALL} ${[...BUILD, ...RIG].join(' ')} && ${again}`,
     )
   }
-  const absent = absentPackages()
+  const build = absentOf(BUILD)
+  const rig = absentForRig()
+  const absent = [...build, ...rig]
+  const command = `apt-get update && ${INSTALL} ${absent.join(' ')}`
   if (process.getuid() !== 0) {
-    const first = absent.length > 0 ? `apt-get update && ${install} ${absent.join(' ')} && ` : ''
     giveUp(
       `not root, which the parties' own uids need${absent.length > 0 ? `; not installed: ${absent.join(', ')}` : ''}`,
       'as root, run:',
-      `  ${first}${again}`,
+      `  ${absent.length > 0 ? `${command} && ` : ''}${again}`,
     )
   }
+  rmSync(rigUnavailable, { force: true })
   if (absent.length === 0) return
   say(`installing Debian packages: ${absent.join(' ')}`)
-  must('apt-get', ['-q', 'update'])
-  const wait = ['-o', 'DPkg::Lock::Timeout=300']
-  must('apt-get', ['-q', ...wait, 'install', '-y', '--no-install-recommends', ...absent])
+  const apt = (...args) => ran('apt-get', ['-q', '-o', 'DPkg::Lock::Timeout=300', ...args])
+  const install = (names) => names.length === 0 || apt('install', '-y', '--no-install-recommends', ...names)
+  const listed = apt('update')
+  if (!install(build)) giveUp('the packages could not be installed; mend that, or run yourself:', `  ${command}`)
+  if (!install(rig)) {
+    const missing = absentForRig().join(', ')
+    const why = `no VMs can be booted here: ${missing} could not be installed${listed ? '' : ' (apt-get update failed)'}`
+    say(why)
+    mkdirSync(dirname(rigUnavailable), { recursive: true })
+    writeFileSync(rigUnavailable, why)
+  }
 }
 
 function npmPackages() {
@@ -108,8 +128,8 @@ function npmPackages() {
     .digest('hex')
   const stamp = join(root, 'node_modules', '.cloudapp-lock')
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === lock) return
-  say('installing npm packages')
-  must('npm', ['ci', '--no-audit', '--no-fund'])
+  say('installing npm packages (about half a minute)')
+  mustQuietly('npm', ['ci', '--no-audit', '--no-fund'])
   writeFileSync(stamp, lock)
 }
 
@@ -123,14 +143,14 @@ function build() {
   const shim = join(root, 'native', 'libvmi-shim')
   if (spawnSync('make', ['-q', '-C', shim], { stdio: 'ignore' }).status !== 0) {
     say('building the native library')
-    must('make', ['-s', '-C', shim])
+    mustQuietly('make', ['-s', '-C', shim])
   }
   const inputs = ['src', 'package.json', 'tsup.config.ts', 'tsconfig.json'].map((name) => join(root, name))
   // The declarations are written last.
   const built = join(root, 'dist', 'index.d.ts')
   if (existsSync(built) && statSync(built).mtimeMs > Math.max(...inputs.map(newest))) return
   say('building the package')
-  must('npm', ['run', '--silent', 'build'])
+  mustQuietly('npm', ['run', '--silent', 'build'])
 }
 
 checkNode()
