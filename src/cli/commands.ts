@@ -27,6 +27,7 @@ export const COMMANDS: readonly CommandEntry[] = [
     "list a service domain's findings about your VMs",
     () => import('./commands/findings-list.js'),
   ),
+  entry('audit head', "ask for the signed end of a broker's audit log", () => import('./commands/audit-head.js')),
   entry('audit verify', "check a broker's audit log", () => import('./commands/audit-verify.js')),
   entry('audit show', 'show the records of an audit log', () => import('./commands/audit-show.js')),
 ]

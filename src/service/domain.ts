@@ -321,8 +321,15 @@ export class ServiceDomain implements AsyncDisposable {
 
   // The block that allowed the look, for a finding about a VM that a token names.
   #allowedBy(input: FindingInput): FindingInput {
-    const about: unknown = input?.about
-    const held = [...this.#keeper.held].find(({ delegation }) => delegation === about || delegation.identity === about)
+    const about = input?.about
+    const identity = about && 'identity' in about ? about.identity : about
+    const all = [...this.#keeper.held]
+    // The very delegation, else one on the same boot of the same VM: what was attenuated from it, or its identity alone.
+    const held =
+      all.find(({ delegation }) => delegation === about) ??
+      all.find(({ delegation: { identity: own } }) => {
+        return own.uuid === identity?.uuid && own.bootNonce === identity.bootNonce
+      })
     if (!held) return input
     const right = held.delegation.rights.find((r) => r !== 'vm.info')
     return { ...(right && { right }), ...(held.block !== '' && { block: held.block }), ...input }
