@@ -79,22 +79,22 @@ const RB_DEPTH = 128
 /** include/linux/rbtree_types.h: __rb_parent_color, rb_right, rb_left. */
 function rbtree(head: bigint, node: bigint, memory: PointerReader, emit: (element: bigint) => boolean): WalkEnd {
   const seen = new Set<bigint>()
-  const stack: bigint[] = []
+  const stack: { node: bigint; right: bigint }[] = []
   let at = memory.pointer(head)
   for (;;) {
     while (at !== undefined && at !== 0n) {
       if (seen.has(at) || stack.length >= RB_DEPTH) return CYCLE
+      const right = memory.pointer((at + 8n) & MASK)
+      if (right === undefined) return faulted(memory)
       seen.add(at)
-      stack.push(at)
+      stack.push({ node: at, right })
       at = memory.pointer((at + 16n) & MASK)
     }
     if (at === undefined) return faulted(memory)
     const top = stack.pop()
     if (top === undefined) return COMPLETE
-    const right = memory.pointer((top + 8n) & MASK)
-    if (right === undefined) return faulted(memory)
-    if (!emit((top - node) & MASK)) return LIMIT
-    at = right
+    if (!emit((top.node - node) & MASK)) return LIMIT
+    at = top.right
   }
 }
 
