@@ -16,7 +16,7 @@ export class Host implements AsyncDisposable {
   readonly stranger = KeyPair.generate()
   readonly holder = KeyPair.generate()
   readonly socket = join(this.folder, 'broker.sock')
-  readonly state = join(this.folder, 'state')
+  readonly state: string
   readonly register = join(this.folder, 'owners.json')
   readonly web: OwnedVm = vm('web-1', '11111111-2222-3333-4444-555555555555', this.owner, 'fake:web')
   readonly db: OwnedVm = vm('db-1', '66666666-7777-8888-9999-aaaaaaaaaaaa', this.stranger, 'fake:db')
@@ -24,8 +24,13 @@ export class Host implements AsyncDisposable {
   broker!: Broker
   readonly #open: { close(): Promise<void> }[] = []
 
-  static async start(options: Partial<BrokerOptions> = {}): Promise<Host> {
-    const host = new Host()
+  private constructor(state: string | undefined) {
+    this.state = state ?? join(this.folder, 'state')
+  }
+
+  /** `state` puts the broker's state somewhere else than in the host's folder. */
+  static async start(options: Partial<BrokerOptions> = {}, state?: string): Promise<Host> {
+    const host = new Host(state)
     await writeOwners(host.register, [host.web, host.db])
     await host.startBroker(options)
     return host

@@ -1,0 +1,173 @@
+import { execFileSync } from 'node:child_process'
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { BrokerState } from '../../src/broker/state.js'
+import { encodeReads } from '../../src/broker/wire/read.js'
+import { KeyPair } from '../../src/capabilities/keys.js'
+import type { TokenText } from '../../src/capabilities/token.js'
+import { tokenFromText } from '../../src/capabilities/token.js'
+import type { CloudAppError } from '../../src/errors.js'
+import { encodeFrame, FrameReader } from '../../src/transport/frames.js'
+import { connectUnix } from '../../src/transport/unix.js'
+import { Host } from './host.js'
+import { RawHolder } from './raw-holder.js'
+
+let host: Host
+let token: TokenText
+const one = [{ space: 0n, at: 0x1000n, length: 4 }]
+beforeAll(async () => {
+  host = await Host.start()
+  const owner = await host.connectOwner()
+  const rights = ['memory.read', 'memory.write'] as const
+  token = (await owner.delegate({ vm: 'web-1', to: host.holder.publicKey, rights, expires: '10m' })).token
+})
+afterAll(() => host[Symbol.asyncDispose]())
+
+async function reader() {
+  return (await host.connect()).redeem<'memory.read'>(token)
+}
+
+describe('a session that', () => {
+  it('floods: it is refused past a queue, and others are served meanwhile', async () => {
+    const vm = await reader()
+    const flooder = await RawHolder.open(host)
+    const stub = await flooder.redeem(tokenFromText(token))
+    const message = encodeReads([{ space: 0n, at: 0n, length: 1024 * 1024 }])
+    let answered = 0
+    const codes = new Set<string>()
+    const flood = Array.from({ length: 900 }, () =>
+      flooder.session.settle(stub.read(message, 0)).then(
+        () => answered++,
+        (error: CloudAppError) => codes.add(error.code),
+      ),
+    )
+    let served = 0
+    while (answered + codes.size === 0 || served < 50) {
+      await vm.memory.read(one)
+      served++
+    }
+    // Fifty reads were answered before the flood was.
+    expect(answered).toBeLessThan(900)
+    await flooder.close()
+    await Promise.all(flood)
+    await vm.memory.read(one)
+  })
+
+  it('does not read its answers: it is held back, and others are served', async () => {
+    const vm = await reader()
+    const slow = await RawHolder.open(host)
+    const proof = await slow.prove(tokenFromText(token))
+    const stub = await slow.present(tokenFromText(token), proof)
+    const message = encodeReads([{ space: 0n, at: 0n, length: 4 * 1024 * 1024 }])
+    // The socket is not read while this runs: answers pile up at the broker as far as it lets them.
+    const raw = slow.session.channel as unknown as { read: () => Promise<unknown> }
+    const held = raw.read
+    raw.read = () => new Promise(() => undefined)
+    for (let i = 0; i < 60; i++) void slow.session.settle(stub.read(message, 0)).catch(() => undefined)
+    const before = process.memoryUsage().arrayBuffers
+    for (let i = 0; i < 200; i++) await vm.memory.read(one)
+    // Sixty answers would be 240 MiB.
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(200 * 1024 * 1024)
+    raw.read = held
+    await slow.close()
+  })
+
+  it('sends more than a stranger may before it has proved anything', async () => {
+    const channel = await connectUnix({ path: host.socket })
+    channel.write(encodeFrame(['push', ['pipeline', 0, ['redeem'], [['bytes', new Uint8Array(100_000)]]]]))
+    for (;;) {
+      const chunk = await channel.read().catch(() => undefined)
+      if (chunk === undefined) break
+    }
+    await channel.close()
+    expect(await (await reader()).memory.read(one)).toHaveLength(1)
+  })
+
+  it('sends noise: it is cut off, and others are served', async () => {
+    for (const noise of [new Uint8Array(64).fill(0xff), new Uint8Array([0, 0, 0, 1, 0xff]), new Uint8Array(200)]) {
+      const channel = await connectUnix({ path: host.socket })
+      channel.write(noise)
+      while ((await channel.read().catch(() => undefined)) !== undefined) {}
+      await channel.close()
+    }
+    expect(await (await reader()).memory.read(one)).toHaveLength(1)
+  })
+
+  it('asks for what is not there, or is inside: each is refused', async () => {
+    const channel = await connectUnix({ path: host.socket })
+    const paths = [
+      ['nope'],
+      ['constructor'],
+      ['__proto__'],
+      ['toString'],
+      ['hello', 'constructor'],
+      ['redeem', 'call'],
+      [],
+    ]
+    paths.forEach((path, i) => {
+      channel.write(encodeFrame(['push', ['pipeline', 0, path, []]]))
+      channel.write(encodeFrame(['pull', i + 1]))
+    })
+    const frames = new FrameReader()
+    const answers: unknown[] = []
+    while (answers.length < paths.length) {
+      frames.push((await channel.read()) ?? new Uint8Array())
+      for (let frame = frames.next(); frame !== undefined; frame = frames.next()) answers.push(frame.value)
+    }
+    for (const answer of answers)
+      expect(answer).toMatchObject([
+        'reject',
+        expect.any(Number),
+        ['error', 'CloudAppError', expect.any(String), null, { code: expect.any(String) }],
+      ])
+    await channel.close()
+    expect(await (await reader()).memory.read(one)).toHaveLength(1)
+  })
+})
+
+describe.runIf(process.getuid?.() === 0)('a full disk', () => {
+  it('stops new operations, but no revocation', async () => {
+    const folder = join(host.folder, 'small')
+    mkdirSync(folder)
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder])
+    try {
+      const small = await Host.start({}, join(folder, 'state'))
+      const owner = await small.connectOwner()
+      const give = () =>
+        owner.delegate({ vm: 'web-1', to: small.holder.publicKey, rights: ['memory.read'], expires: '10m' })
+      const [granted, other] = [await give(), await give()]
+      const connection = await small.connect()
+      const vm = await connection.redeem<'memory.read'>(granted.token)
+      chmodSync(folder, 0o755)
+      try {
+        for (let i = 0; ; i++) writeFileSync(join(folder, `fill${i}`), new Uint8Array(4096))
+      } catch (error) {
+        expect((error as NodeJS.ErrnoException).code).toBe('ENOSPC')
+      }
+      // The log's last page has room for some records yet; a read is covered by its record for a second.
+      const full = { code: 'ERR_CLOUDAPP_AUDIT' }
+      const redeemAll = async () => {
+        for (;;) await connection.redeem(other.token)
+      }
+      await expect(redeemAll()).rejects.toMatchObject(full)
+      const readAll = async () => {
+        for (;;) await vm.memory.read(one)
+      }
+      await expect(readAll()).rejects.toMatchObject(full)
+      await granted.revoke()
+      await other.revoke()
+      expect(vm.closed.reason).toMatchObject({ code: 'ERR_CLOUDAPP_REVOKED' })
+      // What a broker started now, on the disk that is still full, knows.
+      const state = await BrokerState.open(join(folder, 'state'))
+      for (const { blockId } of [granted, other]) {
+        expect(state.revokedAt(small.owner.publicKey, blockId)).toBeGreaterThan(0)
+      }
+      expect(state.revokedAt(KeyPair.generate().publicKey, granted.blockId)).toBeUndefined()
+      await state.close()
+      await small[Symbol.asyncDispose]()
+    } finally {
+      execFileSync('umount', ['-l', folder])
+    }
+  })
+})
