@@ -18,6 +18,14 @@ interface ModuleSymbol {
   readonly name: number
 }
 
+/** Where a module keeps its symbols. */
+interface ModuleTables {
+  readonly module: Module
+  readonly symtab: bigint
+  readonly count: number
+  readonly strtab: bigint
+}
+
 interface ModuleNames {
   readonly symbols: readonly ModuleSymbol[]
   readonly strings: Uint8Array
@@ -29,10 +37,16 @@ const SHN_UNDEF = 0
 /** A module with more symbols than this is listed without them. */
 const MAX_SYMBOLS = 65_536
 const MAX_STRINGS = 4 * 1024 * 1024
+/** KSYM_NAME_LEN: include/linux/kallsyms.h, since 6.1. */
+const MAX_NAME = 512
+/** Of all modules together: symbols, and bytes of names. Modules past that are taken without theirs. */
+const MAX_ALL_SYMBOLS = 1_000_000
+const MAX_ALL_STRINGS = 64 * 1024 * 1024
+const READ_AT_ONCE = 16 * 1024 * 1024
 
 /**
  * A snapshot of what lies where: kernel symbols, the listed modules, and their own symbols (which stand in guest memory
- * and are read when a module is first asked about, at most {@link MAX_SYMBOLS} of each).
+ * and are read with the snapshot; a module with more than 65,536 is taken without).
  */
 export class Resolver {
   readonly symbols: SymbolTable
@@ -40,6 +54,7 @@ export class Resolver {
   readonly #linux: GuestReader & { readonly profile: KernelProfile }
   readonly #ranges: { start: bigint; end: bigint; module: Module }[]
   readonly #names = new Map<Module, ModuleNames>()
+  #room = MAX_ALL_STRINGS
 
   private constructor(
     linux: GuestReader & { readonly profile: KernelProfile },
@@ -97,40 +112,97 @@ export class Resolver {
     return { name: nameAt(names.strings, symbol.name), offset: address - symbol.address, module: module.name }
   }
 
+  /** Three crossings for the modules of a group: where their tables are, the symbols, the strings. */
   async #readNames(): Promise<void> {
-    const { profile, memory, space } = this.#linux
+    const { profile } = this.#linux
     if (!profile.has('mod_kallsyms.symtab')) return
-    const fields = (['symtab', 'num_symtab', 'strtab'] as const).map((name) => profile.offset(`mod_kallsyms.${name}`))
-    const [symtabAt, countAt, strtabAt] = fields as [number, number, number]
-    const length = Math.max(...fields) + 8
     const listed = this.modules.filter((module) => module.kallsyms !== 0n)
     if (listed.length === 0) return
-    const at = BigUint64Array.from(listed, (module) => module.kallsyms)
-    const heads = await this.#linux.readOne({ space, at, length })
-    const unreadable = new Set(heads.faults.map((fault) => fault.index))
-    for (const [index, module] of listed.entries()) {
-      if (unreadable.has(index)) continue
-      const head = view(heads.bytes.subarray(index * length, (index + 1) * length))
-      const count = head.getUint32(countAt, true)
-      if (count === 0 || count > MAX_SYMBOLS) continue
-      const [table] = await memory.read([{ space, at: head.getBigUint64(symtabAt, true), length: count * SYM_SIZE }])
-      if (table === undefined || table.faults.length > 0) continue
-      const symbols: ModuleSymbol[] = []
-      const entries = view(table.bytes)
-      let strings = 0
-      for (let i = 0; i < count; i++) {
-        const name = entries.getUint32(i * SYM_SIZE, true)
-        strings = Math.max(strings, name)
-        const address = entries.getBigUint64(i * SYM_SIZE + 8, true)
-        if (name !== 0 && entries.getUint16(i * SYM_SIZE + 6, true) !== SHN_UNDEF) symbols.push({ address, name })
+    let room = MAX_ALL_SYMBOLS
+    const tables = (await this.#tables(listed)).filter(({ count }) => {
+      if (count === 0 || count > Math.min(MAX_SYMBOLS, room)) return false
+      room -= count
+      return true
+    })
+    for (const group of grouped(tables, ({ count }) => count * SYM_SIZE)) await this.#readGroup(group)
+  }
+
+  /** Reads each module's `struct mod_kallsyms`. */
+  async #tables(modules: readonly Module[]): Promise<ModuleTables[]> {
+    const { profile, space } = this.#linux
+    const symtabAt = profile.offset('mod_kallsyms.symtab')
+    const countAt = profile.offset('mod_kallsyms.num_symtab')
+    const strtabAt = profile.offset('mod_kallsyms.strtab')
+    const length = Math.max(symtabAt, countAt, strtabAt) + 8
+    const at = BigUint64Array.from(modules, (module) => module.kallsyms)
+    const { bytes, faults } = await this.#linux.readOne({ space, at, length })
+    const unreadable = new Set(faults.map((fault) => fault.index))
+    const words = view(bytes)
+    return modules.flatMap((module, i) => {
+      if (unreadable.has(i)) return []
+      return {
+        module,
+        symtab: words.getBigUint64(i * length + symtabAt, true),
+        count: words.getUint32(i * length + countAt, true),
+        strtab: words.getBigUint64(i * length + strtabAt, true),
       }
-      if (strings > MAX_STRINGS) continue
-      const [text] = await memory.read([{ space, at: head.getBigUint64(strtabAt, true), length: strings + 512 }])
-      if (text === undefined) continue
-      symbols.sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : 0))
-      this.#names.set(module, { symbols, strings: text.bytes })
+    })
+  }
+
+  async #readGroup(group: readonly ModuleTables[]): Promise<void> {
+    const { memory, space } = this.#linux
+    const requests = group.map(({ symtab, count }) => ({ space, at: symtab, length: count * SYM_SIZE }))
+    const results = await memory.read(requests)
+    const found = group.flatMap((tables, i) => {
+      const result = results[i]
+      if (result === undefined || result.faults.length > 0) return []
+      const { symbols, reach } = parseSymbols(result.bytes, tables.count)
+      if (reach > Math.min(MAX_STRINGS, this.#room)) return []
+      this.#room -= reach
+      return { ...tables, symbols, reach }
+    })
+    for (const part of grouped(found, ({ reach }) => reach + MAX_NAME)) {
+      const texts = await memory.read(
+        part.map(({ strtab, reach }) => ({ space, at: strtab, length: reach + MAX_NAME })),
+      )
+      for (const [i, { module, symbols }] of part.entries()) {
+        const text = texts[i]
+        // What lies behind the last name may not be mapped: bytes that could not be read are zero.
+        if (text !== undefined) this.#names.set(module, { symbols, strings: text.bytes })
+      }
     }
   }
+}
+
+/** Cuts a list into groups whose sizes together stay below what is read at once. */
+function grouped<T>(items: readonly T[], size: (item: T) => number): T[][] {
+  const groups: T[][] = []
+  let room = 0
+  for (const item of items) {
+    const bytes = size(item)
+    if (bytes > room || groups.length === 0) {
+      groups.push([])
+      room = READ_AT_ONCE
+    }
+    room -= bytes
+    ;(groups.at(-1) as T[]).push(item)
+  }
+  return groups
+}
+
+/** The defined symbols of an Elf64_Sym table in address order, and the largest place of a name in the strings. */
+function parseSymbols(bytes: Uint8Array, count: number): { symbols: ModuleSymbol[]; reach: number } {
+  const entries = view(bytes)
+  const symbols: ModuleSymbol[] = []
+  let reach = 0
+  for (let i = 0; i < count; i++) {
+    const name = entries.getUint32(i * SYM_SIZE, true)
+    if (name === 0 || entries.getUint16(i * SYM_SIZE + 6, true) === SHN_UNDEF) continue
+    reach = Math.max(reach, name)
+    symbols.push({ address: entries.getBigUint64(i * SYM_SIZE + 8, true), name })
+  }
+  symbols.sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : 0))
+  return { symbols, reach }
 }
 
 function last(symbols: readonly ModuleSymbol[], address: bigint): ModuleSymbol | undefined {
@@ -146,5 +218,7 @@ function last(symbols: readonly ModuleSymbol[], address: bigint): ModuleSymbol |
 
 function nameAt(strings: Uint8Array, at: number): string {
   const end = strings.indexOf(0, at)
-  return decodeText(strings.subarray(at, end < 0 ? Math.min(strings.length, at + 512) : Math.min(end, at + 512)))
+  return decodeText(
+    strings.subarray(at, end < 0 ? Math.min(strings.length, at + MAX_NAME) : Math.min(end, at + MAX_NAME)),
+  )
 }

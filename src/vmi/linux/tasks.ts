@@ -13,7 +13,10 @@ export interface Task {
   readonly tgid: number
   /** `tgid` of `real_parent`: what `ps` shows as PPID. 0 for the first process and the kernel's `kthreadd`. */
   readonly ppid: number
-  /** `task_struct.comm`, at most 15 bytes, as UTF-8 with U+FFFD for what is none. May hold control characters. */
+  /**
+   * `task_struct.comm`, at most 15 bytes, as UTF-8 with U+FFFD for what is none. May hold control characters. /proc and
+   * `ps` show kernel threads by a longer name that starts with it.
+   */
   readonly comm: string
   /** Real user id, in the initial user namespace, of the credentials the task acts with (`cred->uid`). */
   readonly uid: number
