@@ -6,6 +6,8 @@ const FAULT_ROWS = 256
 const FAULT_BYTES = 32
 const NO_ADDRESSES = new BigUint64Array(1)
 
+type IndexedFault = Fault & { readonly index: number }
+
 /** One batch of reads: one table of requests, one of addresses, one buffer of results. */
 export class ReadOperation implements Operation<ReadResult[]> {
   readonly #requests: readonly ReadRequest[]
@@ -13,27 +15,30 @@ export class ReadOperation implements Operation<ReadResult[]> {
   readonly #addresses: BigUint64Array
   readonly #count: number
   readonly #out: Uint8Array
-  readonly #faults: (Fault & { readonly index: number })[][]
+  /** By request; those without a fault have no entry. */
+  readonly #faults = new Map<number, IndexedFault[]>()
 
   constructor(requests: readonly ReadRequest[]) {
     const { addresses, bytes } = checkReads(requests)
     this.#requests = requests
     this.#count = addresses
     this.#table = new BigUint64Array(Math.max(requests.length, 1) * 5)
-    this.#faults = requests.map(() => [])
     this.#out = new Uint8Array(Math.max(bytes, 1))
     const only = requests.length === 1 ? requests[0]?.at : undefined
     const shared = only instanceof BigUint64Array && only.length > 0
     this.#addresses = shared ? only : addresses === 0 ? NO_ADDRESSES : new BigUint64Array(addresses)
+    // Small numbers go in by halves: making bigints of them would cost more than reading a word of the guest.
+    const halves = new Uint32Array(this.#table.buffer)
     let first = 0
     let offset = 0
-    for (const [i, { space, at, length }] of requests.entries()) {
+    for (let i = 0; i < requests.length; i++) {
+      const { space, at, length } = requests[i] as ReadRequest
       const count = typeof at === 'bigint' ? 1 : at.length
       this.#table[i * 5] = space
-      this.#table[i * 5 + 1] = BigInt(first)
-      this.#table[i * 5 + 2] = BigInt(count)
-      this.#table[i * 5 + 3] = BigInt(length)
-      this.#table[i * 5 + 4] = BigInt(offset)
+      halves[i * 10 + 2] = first
+      halves[i * 10 + 4] = count
+      halves[i * 10 + 6] = length
+      halves[i * 10 + 8] = offset
       if (typeof at === 'bigint') this.#addresses[first] = at
       else if (!shared) this.#addresses.set(at, first)
       first += count
@@ -74,7 +79,10 @@ export class ReadOperation implements Operation<ReadResult[]> {
         view.getBigUint64(at + 16, true),
         view.getBigUint64(at + 24, true),
       )
-      this.#faults[view.getUint32(at, true)]?.push({ index: view.getUint32(at + 4, true), ...why })
+      const request = view.getUint32(at, true)
+      const faults = this.#faults.get(request) ?? []
+      if (faults.length === 0) this.#faults.set(request, faults)
+      faults.push({ index: view.getUint32(at + 4, true), ...why })
     }
   }
 
@@ -84,7 +92,7 @@ export class ReadOperation implements Operation<ReadResult[]> {
       const size = (typeof at === 'bigint' ? 1 : at.length) * length
       const bytes = this.#out.subarray(offset, offset + size)
       offset += size
-      return { bytes, faults: this.#faults[i] ?? [], consistent }
+      return { bytes, faults: this.#faults.get(i) ?? [], consistent }
     })
   }
 }

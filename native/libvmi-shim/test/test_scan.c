@@ -19,6 +19,7 @@ static void pages(void) {
         CHECK_EQUAL(out[0], runs == 0 ? VA_DIRECT : runs == 1 ? VA_LARGE : VA_HUGE);
         CHECK_EQUAL(out[1], 0);
         CHECK_EQUAL(out[2], runs == 0 ? GUEST_SIZE : runs == 1 ? 2ull << 20 : 1ull << 30);
+        CHECK_EQUAL(*(uint8_t *)(out + 3), runs == 0 ? CA_PAGE_WRITE : CA_PAGE_EXECUTE);
         runs++;
     } while (code == CA_MORE);
     CHECK_EQUAL(runs, 3);
