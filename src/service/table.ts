@@ -43,7 +43,7 @@ export function findingsTable(
   options: TableOptions = {},
 ): string {
   checkOptions('findingsTable', options, ['width', 'color', 'now'])
-  const width = options.width ?? process.stdout.columns ?? 120
+  const width = options.width ?? 120
   const now = options.now ?? Date.now()
   const plain = findings.map((item) => ('finding' in item ? item.finding : item) as DetectionFinding)
   const rows = plain.map((f) => COLUMNS.map((column) => escapeText(column.of(f, now))))

@@ -1,5 +1,6 @@
 import { SdClient } from '../../service/client.js'
 import type { DetectionFinding } from '../../service/ocsf/types.js'
+import { findingsTable } from '../../service/table.js'
 import { type FindingStatus, SEVERITIES, type Severity, STATUSES } from '../../service/vocabulary.js'
 import { integerOf } from '../arguments.js'
 import { type Command, UsageError } from '../command.js'
@@ -38,24 +39,8 @@ export const command: Command = {
       for await (const { finding } of client.findings.list(options)) findings.push(finding)
       if (out.isJson) out.json(findings)
       else {
-        out.table(
-          [
-            { title: 'SEVERITY' },
-            { title: 'STATUS' },
-            { title: 'SEEN', right: true },
-            { title: 'LAST' },
-            { title: 'VM' },
-            { title: 'FINDING' },
-          ],
-          findings.map((finding) => [
-            finding.severity,
-            finding.status,
-            finding.count,
-            new Date(finding.time).toISOString(),
-            finding.resources[0]?.name ?? finding.resources[0]?.uid,
-            finding.finding_info.title,
-          ]),
-        )
+        const { columns: width = 120, isTTY: color = false } = process.stdout
+        out.line(findingsTable(findings, { width, color }))
       }
       return 0
     } finally {
