@@ -7,7 +7,7 @@
 
 enum ca_step ca_step_rbtree(struct ca_mem *mem, const struct ca_plan *plan, struct ca_walk *walk, uint64_t *element,
                             struct ca_fault *fault) {
-    while (walk->at != 0) {
+    if (walk->at != 0) {
         uint64_t children[2]; /* right, left */
         /* Deeper than any balanced tree: the left links return into themselves. */
         if (walk->depth == CA_MAX_DEPTH) return CA_STEP_CYCLE;
@@ -16,6 +16,7 @@ enum ca_step ca_step_rbtree(struct ca_mem *mem, const struct ca_plan *plan, stru
         walk->stack.tree[walk->depth].right = children[0];
         walk->depth++;
         walk->at = children[1];
+        return CA_STEP_AGAIN;
     }
     if (walk->depth == 0) return CA_STEP_END;
     walk->depth--;
