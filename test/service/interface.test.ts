@@ -276,6 +276,21 @@ describe('the standard interface', () => {
     for await (const _ of next.findings.watch({ onLive: () => void raise('x') })) break
   })
 
+  it('frees a watch when its iteration ends, so that one client can watch again and again', async () => {
+    const client = await connect('web')
+    await raise('a')
+    for (let i = 0; i < 3 * INTERFACE_LIMITS.watches; i++) {
+      for await (const f of client.findings.watch()) if (keyOf(f) === 'a') break
+    }
+    const stop = new AbortController()
+    setImmediate(() => stop.abort())
+    for await (const _ of client.findings.watch({ signal: stop.signal, minSeverity: 'fatal' }));
+    const waiting = (async () => {
+      for await (const _ of client.findings.watch({ minSeverity: 'fatal', onLive: () => void client.close() }));
+    })()
+    await expect(waiting).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_CLOSED' })
+  })
+
   it('knows the unix user at the other end, and nothing the peer claims', async () => {
     const path = join(temporaryFolder(), 'sd.sock')
     const peers: unknown[] = []

@@ -1,13 +1,16 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach } from 'vitest'
+import { afterEach, vi } from 'vitest'
 import { Findings } from '../../src/service/findings.js'
 import { FindingStore } from '../../src/service/store.js'
 
 export const PRODUCT = { name: 'Test IDS', vendor_name: 'Acme', uid: 'ids', version: '1.0.0' }
 export const WEB = { name: 'web-1', uuid: '11111111-1111-4111-8111-111111111111', bootNonce: 'a'.repeat(32) }
 export const DB = { name: 'db-1', uuid: '22222222-2222-4222-8222-222222222222', bootNonce: 'b'.repeat(32) }
+
+// Generous: what is tested is never how long it takes, and the machine may be busy.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
 const undo: (() => unknown)[] = []
 
