@@ -19,8 +19,12 @@ import { Recorder } from './recorder.js'
 import { BrokerState } from './state.js'
 import { type OpenSource, VmPool } from './vms.js'
 
-/** Connections at once, over all sockets. */
-const MAX_CONNECTIONS = 512
+/** Connections at once, over all sockets, and of one user: so that one can not take all of them. */
+const MAX_CONNECTIONS = 1024
+const MAX_OF_USER = 256
+
+/** How much of the audit log one delegate may fill if nothing is said: about 60 KiB a second. */
+const QUOTA = { recordsPerSecond: 200, burst: 4000 }
 
 export interface BrokerOptions {
   /** The broker's own key: the audience of tokens, and what signs the audit log's heads. */
@@ -78,6 +82,7 @@ export async function openBroker(options: BrokerOptions): Promise<Broker> {
   const state = await BrokerState.open(options.state)
   const audit = await AuditLog.open({
     path: join(options.state, 'audit.log'),
+    quota: QUOTA,
     ...options.audit,
     key: options.key,
     clock,
@@ -95,6 +100,7 @@ class OpenBroker implements Broker {
   readonly core: BrokerCore
   readonly #connections = new Set<Connection>()
   readonly #listeners = new Set<{ close(): Promise<void> }>()
+  readonly #users = new Map<number, number>()
   #serial = 0
   #closing: Promise<void> | undefined
 
@@ -128,6 +134,7 @@ class OpenBroker implements Broker {
       path: options.socket,
       ...(options.mode === undefined ? {} : { mode: options.mode }),
       onChannel: (channel) => this.#take(channel),
+      maxChannels: MAX_CONNECTIONS,
     })
     this.#listeners.add(listener)
     return listener
@@ -187,17 +194,34 @@ class OpenBroker implements Broker {
   }
 
   #take(channel: Channel): void {
-    if (this.#closing !== undefined || this.#connections.size >= MAX_CONNECTIONS) return void channel.close()
-    let connection: Connection
-    try {
-      connection = new Connection(this.core, channel, `s${++this.#serial}`)
-    } catch {
-      // A peer that can not be identified has no business here.
-      return void channel.close()
+    const user = channel.peer.kind === 'unix' ? channel.peer.uid : -1
+    const used = this.#users.get(user) ?? 0
+    const connection =
+      this.#closing === undefined && this.#connections.size < MAX_CONNECTIONS && used < MAX_OF_USER
+        ? this.#connection(channel)
+        : undefined
+    if (connection === undefined) {
+      void channel.close()
+      return
     }
     this.#connections.add(connection)
-    const gone = () => this.#connections.delete(connection)
+    this.#users.set(user, used + 1)
+    const gone = () => {
+      this.#connections.delete(connection)
+      const left = (this.#users.get(user) ?? 1) - 1
+      if (left === 0) this.#users.delete(user)
+      else this.#users.set(user, left)
+    }
     connection.closed.addEventListener('abort', gone, { once: true })
+  }
+
+  /** Undefined for a peer that can not be identified: it has no business here. */
+  #connection(channel: Channel): Connection | undefined {
+    try {
+      return new Connection(this.core, channel, `s${++this.#serial}`)
+    } catch {
+      return undefined
+    }
   }
 
   #end(lease: Lease, reason: CloudAppError): void {

@@ -84,6 +84,26 @@ describe('a session that', () => {
     expect(await (await reader()).memory.read(one)).toHaveLength(1)
   })
 
+  it('is one of too many of one user: it is turned away, and there is room again afterwards', async () => {
+    const many: RawHolder[] = []
+    const turnedAway = async () => {
+      const raw = await RawHolder.open(host)
+      many.push(raw)
+      const hello = (raw.session.remote as { hello(): Promise<unknown> }).hello()
+      return raw.session.settle(hello).then(
+        () => false,
+        () => true,
+      )
+    }
+    let taken = 0
+    while (!(await turnedAway())) taken++
+    expect(taken).toBeGreaterThan(200)
+    expect(taken).toBeLessThanOrEqual(256)
+    await Promise.all(many.map((raw) => raw.close()))
+    while (host.broker.stats().sessions > 100) await new Promise((resolve) => setTimeout(resolve, 10))
+    expect(await (await reader()).memory.read(one)).toHaveLength(1)
+  })
+
   it('sends noise: it is cut off, and others are served', async () => {
     for (const noise of [new Uint8Array(64).fill(0xff), new Uint8Array([0, 0, 0, 1, 0xff]), new Uint8Array(200)]) {
       const channel = await connectUnix({ path: host.socket })
