@@ -5,11 +5,12 @@
  */
 export type { PatchOptions } from './attacks.js'
 export { TestBroker, type TestDelegation, type TestSource, testDelegation } from './delegation.js'
-export { SyntheticGuest, type SyntheticGuestOptions, syntheticGuest } from './guest.js'
+export { SyntheticGuest, syntheticGuest } from './guest.js'
 export type { ModuleBook, ModuleSpec, SyntheticModule } from './kernel/modules.js'
 export type { RunState } from './kernel/runqueues.js'
 export type { SyntheticTask, TaskBook, TaskSpec, ThreadSpec } from './kernel/tasks.js'
 export type { LieList, Lies } from './lies.js'
 export type { StructRef } from './machine/structs.js'
 export { BufferMemory, type BufferMemoryOptions } from './memory.js'
+export type { SyntheticGuestOptions } from './options.js'
 export type { SyntheticVmOptions } from './vm.js'

@@ -3,7 +3,6 @@ import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
 import {
   type CallOptions,
-  CellState,
   type DigestRequest,
   type DigestResult,
   type Fault,
@@ -21,10 +20,10 @@ import {
   type WriteRequest,
   type WriteResult,
 } from '../vmi/memory.js'
+import { Access } from './memory/access.js'
 import { checkInteger, checkLimit, checkPlan, checkRange, checkReads, invalid, splitSpace } from './memory/checks.js'
-import { PageWalker } from './memory/paging.js'
 import { findMatches } from './memory/search.js'
-import { iterate, type PointerReader } from './memory/structures.js'
+import { iterate } from './memory/structures.js'
 
 export interface BufferMemoryOptions {
   /** Answers whether the VM is paused now: what is read meanwhile is marked consistent. Never paused by default. */
@@ -62,15 +61,13 @@ export class BufferMemory implements GuestMemory {
   /** Absent with `readOnly`. */
   readonly write?: (requests: readonly WriteRequest[], options?: CallOptions) => Promise<WriteResult[]>
   readonly #ram: Uint8Array
-  readonly #view: DataView
-  readonly #walker: PageWalker
+  readonly #access: Access
   readonly #options: BufferMemoryOptions
 
   constructor(ram: Uint8Array, options: BufferMemoryOptions = {}) {
     checkOptions('BufferMemory', options, ['paused', 'meanwhile', 'readOnly', 'closed'])
     this.#ram = ram
-    this.#view = new DataView(ram.buffer, ram.byteOffset, ram.byteLength)
-    this.#walker = new PageWalker(ram)
+    this.#access = new Access(ram)
     this.#options = options
     this.end = BigInt(ram.byteLength)
     this.sync = {
@@ -111,7 +108,7 @@ export class BufferMemory implements GuestMemory {
     const want = request.want ?? 0
     if (!Number.isInteger(want) || (want & ~7) !== 0) throw invalid('want has bits that are no PageFlags')
     const runs: { virtual: bigint; physical: number; size: bigint; flags: number }[] = []
-    const next = this.#walker.mappings(root, levels, request.start, request.end, (m) => {
+    const next = this.#access.walker.mappings(root, levels, request.start, request.end, (m) => {
       if ((m.flags & want) !== want) return true
       const last = runs.at(-1)
       if (
@@ -141,7 +138,7 @@ export class BufferMemory implements GuestMemory {
 
   async search(request: SearchRequest, options?: CallOptions): Promise<SearchResult> {
     this.#begin(options)
-    return { ...findMatches(this.#ram, this.#walker, request), consistent: this.#consistent() }
+    return { ...findMatches(this.#ram, this.#access.walker, request), consistent: this.#consistent() }
   }
 
   async digest(request: DigestRequest, options?: CallOptions): Promise<DigestResult> {
@@ -156,8 +153,8 @@ export class BufferMemory implements GuestMemory {
     const digests = new Uint8Array(pages * 32)
     const present = new Uint8Array(pages)
     for (let i = 0; i < pages; i++) {
-      if (!this.#translate(root, levels, request.start + BigInt(i * PAGE))) continue
-      const page = this.#ram.subarray(this.#walker.physical, this.#walker.physical + PAGE)
+      if (!this.#access.translate(root, levels, request.start + BigInt(i * PAGE))) continue
+      const page = this.#ram.subarray(this.#access.walker.physical, this.#access.walker.physical + PAGE)
       if (page.byteLength < PAGE) continue
       digests.set(createHash('sha256').update(page).digest(), i * 32)
       present[i] = 1
@@ -175,33 +172,11 @@ export class BufferMemory implements GuestMemory {
       const faults: (Fault & { index: number })[] = []
       for (let index = 0; index < count; index++) {
         const address = typeof at === 'bigint' ? at : (at[index] as bigint)
-        const fault = this.#copy(root, levels, address, bytes, index * length, length)
+        const fault = this.#access.copy(root, levels, address, bytes, index * length, length)
         if (fault !== undefined) faults.push({ ...fault, index })
       }
       return { bytes, faults, consistent: this.#consistent() }
     })
-  }
-
-  /** Copies out what can be read and returns the first fault. */
-  #copy(root: number, levels: number, at: bigint, into: Uint8Array, to: number, length: number): Fault | undefined {
-    let first: Fault | undefined
-    for (let done = 0; done < length; ) {
-      const address = (at + BigInt(done)) & MASK
-      let step = Math.min(length - done, PAGE - Number(address & 0xfffn))
-      if (this.#translate(root, levels, address)) {
-        const from = this.#walker.physical
-        step = Math.min(length - done, this.#walker.left)
-        const there = Math.min(step, this.#ram.byteLength - from)
-        into.set(this.#ram.subarray(from, from + there), to + done)
-        if (there < step) {
-          first ??= { reason: 'outside-ram', address: (address + BigInt(there)) & MASK, level: 0, entry: 0n }
-        }
-      } else {
-        first ??= this.#walker.fault(address)
-      }
-      done += step
-    }
-    return first
   }
 
   #write(requests: readonly WriteRequest[]): WriteResult[] {
@@ -214,9 +189,10 @@ export class BufferMemory implements GuestMemory {
       const { root, levels } = splitSpace(space)
       for (let written = 0; written < bytes.byteLength; ) {
         const address = (at + BigInt(written)) & MASK
-        if (!this.#translate(root, levels, address)) return { written, fault: this.#walker.fault(address) }
-        const to = this.#walker.physical
-        const step = Math.min(bytes.byteLength - written, this.#walker.left, this.#ram.byteLength - to)
+        if (!this.#access.translate(root, levels, address))
+          return { written, fault: this.#access.walker.fault(address) }
+        const to = this.#access.walker.physical
+        const step = Math.min(bytes.byteLength - written, this.#access.walker.left, this.#ram.byteLength - to)
         this.#ram.set(bytes.subarray(written, written + step), to)
         written += step
       }
@@ -233,7 +209,7 @@ export class BufferMemory implements GuestMemory {
     let total = 0
     return plans.map((plan, index) => {
       const { root, levels } = splitSpace(plan.space)
-      const memory = this.#pointers(root, levels)
+      const memory = this.#access.pointers(root, levels)
       const rowBytes = rows[index] as number
       const elements: bigint[] = []
       const ended = iterate(plan, memory, (element) => {
@@ -246,7 +222,7 @@ export class BufferMemory implements GuestMemory {
       const columns = plan.columns.map(({ path, size }, c) => {
         const bytes = new Uint8Array(elements.length * size)
         for (let row = 0; row < elements.length; row++) {
-          const state = this.#cell(root, levels, memory, elements[row] as bigint, path, bytes, row * size, size)
+          const state = this.#access.cell(root, levels, memory, elements[row] as bigint, path, bytes, row * size, size)
           cells[row * plan.columns.length + c] = state
         }
         return bytes
@@ -254,68 +230,6 @@ export class BufferMemory implements GuestMemory {
       const addresses = BigUint64Array.from(elements)
       return { rows: elements.length, addresses, columns, cells, ...ended, consistent: this.#consistent() }
     })
-  }
-
-  #cell(
-    root: number,
-    levels: number,
-    memory: PointerReader,
-    element: bigint,
-    path: readonly number[],
-    into: Uint8Array,
-    to: number,
-    size: number,
-  ): number {
-    let at = element
-    for (const offset of path.slice(0, -1)) {
-      const next = memory.pointer((at + BigInt(offset)) & MASK)
-      if (next === undefined) return CellState.Fault
-      if (next === 0n) return CellState.Null
-      at = next
-    }
-    const field = (at + BigInt(path.at(-1) as number)) & MASK
-    if (this.#copy(root, levels, field, into, to, size) === undefined) return CellState.Ok
-    into.fill(0, to, to + size)
-    return CellState.Fault
-  }
-
-  #pointers(root: number, levels: number): PointerReader {
-    const scratch = new Uint8Array(8)
-    const scratchView = new DataView(scratch.buffer)
-    let last: Fault | undefined
-    return {
-      pointer: (at) => {
-        if (
-          this.#translate(root, levels, at) &&
-          this.#walker.left >= 8 &&
-          this.#walker.physical + 8 <= this.#ram.byteLength
-        ) {
-          return this.#view.getBigUint64(this.#walker.physical, true)
-        }
-        last = this.#copy(root, levels, at, scratch, 0, 8)
-        return last === undefined ? scratchView.getBigUint64(0, true) : undefined
-      },
-      u8: (at) => {
-        if (this.#translate(root, levels, at)) return this.#ram[this.#walker.physical]
-        last = this.#walker.fault(at)
-        return undefined
-      },
-      fault: () => last as Fault,
-    }
-  }
-
-  #translate(root: number, levels: number, at: bigint): boolean {
-    const walker = this.#walker
-    if (levels !== 0) return walker.translate(root, levels, at)
-    if (at < this.end) {
-      walker.physical = Number(at)
-      walker.left = Math.min(this.#ram.byteLength - walker.physical, 0x1000_0000)
-      return true
-    }
-    walker.reason = 'outside-ram'
-    walker.level = 0
-    walker.entry = 0n
-    return false
   }
 
   #consistent(): boolean {

@@ -3,49 +3,58 @@ import type { Machine } from './machine.js'
 
 /** A structure in the guest: its fields by name. */
 export class StructRef {
+  readonly #machine: Machine
+  readonly #types: Types
+
   constructor(
-    readonly machine: Machine,
-    readonly types: Types,
+    machine: Machine,
+    types: Types,
+    /** The structure's name. */
     readonly struct: string,
     readonly address: bigint,
-  ) {}
+  ) {
+    this.#machine = machine
+    this.#types = types
+  }
 
   /** Address of a member. */
   at(path: string): bigint {
-    return this.address + BigInt(this.types.offset(this.struct, path))
+    return this.address + BigInt(this.#types.offset(this.struct, path))
   }
 
+  /** True if this kernel's structure has the member. */
   has(path: string): boolean {
-    return this.types.hasField(this.struct, path)
+    return this.#types.hasField(this.struct, path)
   }
 
+  /** A scalar member's value. */
   get(path: string): bigint {
-    const { size, offset } = this.types.field(this.struct, path)
+    const { size, offset } = this.#types.field(this.struct, path)
     const at = this.address + BigInt(offset)
-    if (size === 8) return this.machine.u64(at)
-    return BigInt(size === 4 ? this.machine.u32(at) : this.machine.u32(at) & (size === 2 ? 0xffff : 0xff))
+    if (size === 8) return this.#machine.u64(at)
+    return BigInt(size === 4 ? this.#machine.u32(at) : this.#machine.u32(at) & (size === 2 ? 0xffff : 0xff))
   }
 
   /** Sets a scalar, or with a string a character array (cut to leave a NUL). */
   set(path: string, value: bigint | number | string): this {
-    const { size, offset, type, bitOffset } = this.types.field(this.struct, path)
+    const { size, offset, type, bitOffset } = this.#types.field(this.struct, path)
     const at = this.address + BigInt(offset)
     if (typeof value === 'string') {
       const bytes = new Uint8Array(size)
       bytes.set(new TextEncoder().encode(value).subarray(0, size - 1))
-      this.machine.setBytes(at, bytes)
+      this.#machine.setBytes(at, bytes)
     } else if (type.bits > 0) {
       const shift = bitOffset % 8
       const mask = ((1 << type.bits) - 1) << shift
-      this.machine.setU8(at, (this.machine.u32(at) & 0xff & ~mask) | ((Number(value) << shift) & mask))
+      this.#machine.setU8(at, (this.#machine.u32(at) & 0xff & ~mask) | ((Number(value) << shift) & mask))
     } else if (size === 8) {
-      this.machine.setU64(at, BigInt(value))
+      this.#machine.setU64(at, BigInt(value))
     } else if (size === 4) {
-      this.machine.setU32(at, Number(BigInt.asUintN(32, BigInt(value))))
+      this.#machine.setU32(at, Number(BigInt.asUintN(32, BigInt(value))))
     } else if (size === 2) {
-      this.machine.setU16(at, Number(BigInt.asUintN(16, BigInt(value))))
+      this.#machine.setU16(at, Number(BigInt.asUintN(16, BigInt(value))))
     } else if (size === 1) {
-      this.machine.setU8(at, Number(value))
+      this.#machine.setU8(at, Number(value))
     } else {
       throw new RangeError(`${this.struct}.${path} has ${size} bytes and is no scalar`)
     }
