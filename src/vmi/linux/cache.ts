@@ -11,6 +11,8 @@ import { decodeImage, encodeImage, type ImageFacts, type SectionInfo } from './p
 const MAX_PROFILES = 32
 const MAX_BYTES = 1024 * 1024 * 1024
 const HASH = 32
+/** Milliseconds after which an unfinished file is nobody's. */
+const STALE = 3_600_000
 
 /** `BUILDID-OFFSET-REVISION.part`: the name alone tells what to look for in RAM. */
 const NAME = /^([0-9a-f]{16,128})-([0-9a-f]{1,8})-([0-9a-f]{1,8})\.(image|symbols|types)$/
@@ -133,8 +135,9 @@ export class ProfileCache {
   async #prune(): Promise<void> {
     const groups = new Map<string, { bytes: number; used: number; paths: string[] }>()
     for (const name of await readdir(this.directory)) {
-      if (!NAME.test(name)) continue
       const path = join(this.directory, name)
+      if (name.endsWith('.tmp')) await this.#sweep(path)
+      if (!NAME.test(name)) continue
       const info = await lstat(path)
       const key = name.slice(0, name.lastIndexOf('.'))
       const group = groups.get(key) ?? { bytes: 0, used: 0, paths: [] }
@@ -150,6 +153,12 @@ export class ProfileCache {
       if (kept++ < MAX_PROFILES && bytes <= MAX_BYTES) continue
       for (const path of group.paths) await rm(path, { force: true })
     }
+  }
+
+  /** Removes what a writer that was killed left behind. */
+  async #sweep(path: string): Promise<void> {
+    const { mtimeMs } = await lstat(path)
+    if (Date.now() - mtimeMs > STALE) await rm(path, { force: true })
   }
 
   async #attempt<T>(what: string, otherwise: T, work: () => Promise<T>): Promise<T> {

@@ -95,10 +95,13 @@ async function running(
 async function latest(memory: GuestMemory, found: readonly Found[], call: CallOptions): Promise<Found | undefined> {
   let best: { candidate: Found; time: bigint } | undefined
   for (const candidate of found) {
-    // struct { seqcount; struct timekeeper; … } tk_core; since 6.17 the first of timekeeper_data[].
+    // struct { seqcount; struct timekeeper; … } tk_core; its type has a name since 6.13, and it is the first of
+    // timekeeper_data[] since 6.17.
     const clock = physicalOf(candidate, 'tk_core') ?? physicalOf(candidate, 'timekeeper_data')
-    const seconds = candidate.image.facts.fields['timekeeper.xtime_sec']
-    const at = clock === undefined || !seconds ? undefined : clock + 8n + BigInt(seconds[0])
+    const { fields } = candidate.image.facts
+    const seconds = fields['timekeeper.xtime_sec']
+    const timekeeper = BigInt(fields['tk_data.timekeeper']?.[0] ?? 8)
+    const at = clock === undefined || !seconds ? undefined : clock + timekeeper + BigInt(seconds[0])
     const time = (await word({ at, memory, call })) ?? 0n
     if (best === undefined || time > best.time) best = { candidate, time }
   }

@@ -97,6 +97,7 @@ export const KNOWN_FIELDS = [
   'uts_namespace.name',
   'new_utsname.release',
   'timekeeper.xtime_sec',
+  'tk_data.timekeeper',
   'xa_node',
   'xa_node.shift',
   'xa_node.slots',

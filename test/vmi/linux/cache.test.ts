@@ -97,7 +97,15 @@ describe('the profile cache', () => {
         utimesSync(path, 1000 + i, 1000 + i)
       }
     }
+    for (const [name, time] of [
+      ['old.image.1.ab.tmp', 1000],
+      ['new.image.1.ab.tmp', Date.now() / 1000],
+    ] as const) {
+      writeFileSync(join(directory, name), '')
+      utimesSync(join(directory, name), time, time)
+    }
     await fill(2)
+    expect(files().filter((entry) => entry.endsWith('.tmp'))).toEqual(['new.image.1.ab.tmp'])
     const kept = files().filter((entry) => entry.endsWith('.image'))
     expect(kept).toHaveLength(32)
     expect(kept).toContain(`${name}.image`)
