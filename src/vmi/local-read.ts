@@ -1,4 +1,4 @@
-import { checkReads } from './local-check.js'
+import { checkReads, invalid } from './local-check.js'
 import { ended, fault, type Operation, type Slice, scratch, type Workspace, word } from './local-operation.js'
 import type { Fault, ReadRequest, ReadResult } from './memory.js'
 
@@ -7,6 +7,14 @@ const FAULT_BYTES = 32
 const NO_ADDRESSES = new BigUint64Array(1)
 
 type IndexedFault = Fault & { readonly index: number }
+
+/**
+ * Memory the library writes every byte of before anybody sees it. Clearing it first, and for large results faulting
+ * fresh pages in, would cost as much as the copy.
+ */
+function uninitialised(bytes: number): Uint8Array {
+  return bytes < 4096 ? new Uint8Array(bytes) : new Uint8Array(Buffer.allocUnsafeSlow(bytes).buffer)
+}
 
 /** One batch of reads: one table of requests, one of addresses, one buffer of results. */
 export class ReadOperation implements Operation<ReadResult[]> {
@@ -18,12 +26,16 @@ export class ReadOperation implements Operation<ReadResult[]> {
   /** By request; those without a fault have no entry. */
   readonly #faults = new Map<number, IndexedFault[]>()
 
-  constructor(requests: readonly ReadRequest[]) {
+  /** Into `into` if it is given, else into memory of its own. */
+  constructor(requests: readonly ReadRequest[], into?: Uint8Array) {
     const { addresses, bytes } = checkReads(requests)
+    if (into !== undefined && (!(into instanceof Uint8Array) || into.length < bytes)) {
+      throw invalid(`into must be a Uint8Array of at least ${bytes} bytes`)
+    }
     this.#requests = requests
     this.#count = addresses
     this.#table = new BigUint64Array(Math.max(requests.length, 1) * 5)
-    this.#out = new Uint8Array(Math.max(bytes, 1))
+    this.#out = into !== undefined && into.length > 0 ? into : uninitialised(Math.max(bytes, 1))
     const only = requests.length === 1 ? requests[0]?.at : undefined
     const shared = only instanceof BigUint64Array && only.length > 0
     this.#addresses = shared ? only : addresses === 0 ? NO_ADDRESSES : new BigUint64Array(addresses)

@@ -143,6 +143,17 @@ export class LocalMemory implements GuestMemory {
     return this.#run(new ReadOperation(requests), options)
   }
 
+  /**
+   * Reads as {@link LocalMemory.read} does, into the caller's buffer: for copying much memory out, where fresh memory
+   * for each result would cost as much as the copying.
+   *
+   * @param into At least as long as all results together; they follow one another from its beginning.
+   * @returns results whose `bytes` are views of `into`.
+   */
+  async readInto(into: Uint8Array, requests: readonly ReadRequest[], options?: CallOptions): Promise<ReadResult[]> {
+    return this.#run(new ReadOperation(requests, into), options)
+  }
+
   async walk(plans: readonly WalkPlan[], options?: CallOptions): Promise<WalkResult[]> {
     const results: WalkResult[] = []
     let room: number = LIMITS.resultBytes

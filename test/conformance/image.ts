@@ -74,7 +74,7 @@ export const VA = {
   large: 0xffff_8880_0020_0000n,
   /** A 1 GiB page on physical 0; most of it is past the end of RAM. */
   huge: 0xffff_8880_4000_0000n,
-  /** Pages that are together here and apart in RAM: 3, 1, 2 of the scattered ones; then a hole. */
+  /** Pages that are together here and apart in RAM: 3, 1, 2 of the scattered ones, a hole, and 3 again. */
   scattered: 0xffff_9000_0000_0000n,
   /** One page for each way of permissions: see {@link PERMISSIONS}. */
   permissions: 0x0000_1000_0000_0000n,
@@ -200,6 +200,8 @@ function mapAll(image: ImageBuilder, root: bigint, levels: 4 | 5): void {
   for (const [i, from] of [3n, 1n, 2n].entries()) {
     page(VA.scattered + BigInt(i) * PAGE, (PA.scattered + from * PAGE) | Present | NoExecute)
   }
+  // Behind the hole, what follows page 2 in RAM.
+  page(VA.scattered + 4n * PAGE, (PA.scattered + 3n * PAGE) | Present | NoExecute)
   for (const [i, [bits]] of PERMISSIONS.entries()) {
     const at = BigInt(i) * PAGE
     page(VA.permissions + at, (PA.permissions + at) | Present | bits)

@@ -36,11 +36,12 @@ export function pagesCases(context: Context): void {
       ])
     })
 
-    it('keeps apart what is not contiguous in RAM', async () => {
-      const { rows } = await runs({ space, start: VA.scattered, end: VA.scattered + 4n * PAGE, limit: 100 })
+    it('keeps apart what is contiguous only in RAM or only in the space', async () => {
+      const { rows } = await runs({ space, start: VA.scattered, end: VA.scattered + 5n * PAGE, limit: 100 })
       expect(rows).toEqual([
         [VA.scattered, PA.scattered + 3n * PAGE, PAGE, 0],
         [VA.scattered + PAGE, PA.scattered + PAGE, 2n * PAGE, 0],
+        [VA.scattered + 4n * PAGE, PA.scattered + 3n * PAGE, PAGE, 0],
       ])
     })
 

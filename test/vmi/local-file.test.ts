@@ -72,6 +72,25 @@ describe('LocalMemory', () => {
     })
   })
 
+  it('reads into the buffer of the caller', async () => {
+    const memory = openMemory()
+    const into = new Uint8Array(20).fill(0xee)
+    const requests = [
+      { space: PHYSICAL, at: PA.patterns, length: 10 },
+      { space: image.four, at: VA.noRoot, length: 4 },
+    ]
+    const results = await memory.readInto(into.subarray(1, 19), requests)
+    expect(Buffer.from(into).toString('latin1')).toBe(`\xeeneedle-one\0\0\0\0\xee\xee\xee\xee\xee`)
+    expect(results.map(({ bytes }) => [bytes.buffer === into.buffer, bytes.byteOffset, bytes.length])).toEqual([
+      [true, 1, 10],
+      [true, 11, 4],
+    ])
+    expect(results[1]?.faults).toHaveLength(1)
+    await expect(memory.readInto(new Uint8Array(13), requests)).rejects.toMatchObject({
+      code: 'ERR_CLOUDAPP_INVALID_ARGUMENT',
+    })
+  })
+
   it('maps regions around a hole', async () => {
     const memory = openMemory({
       regions: [

@@ -141,8 +141,6 @@ static enum group dense(struct search *s, const uint8_t *buffer, uint32_t starts
             s->cursor->at = address + place;
             enum group group = take(s, address + place, mask);
             if (group != GROUP_TAKEN) return group;
-            /* Given: a resumed call begins behind it. */
-            s->cursor->at = address + place + 1;
         }
     }
     return GROUP_TAKEN;
