@@ -122,8 +122,19 @@ export class Lies {
     if (what === 'strings') machine.setU32(at + 16n, 0x7fff_fff0)
     else if (what === 'types') machine.setU32(at + 8n, 0x7fff_fff0)
     else if (what === 'length') machine.setU32(at + 12n, 0xffff_fff0)
-    else if (what === 'names') machine.setU32(types, 0x7fff_ffff)
+    else if (what === 'names') this.#wildNames(types, length)
     else for (let i = 0; i + 12 <= length; i += 12) machine.setU32(types + BigInt(i + 4), 0xffff_ffff)
+  }
+
+  /** Lets every type's name lead out of the strings. Records: Documentation/bpf/btf.rst. */
+  #wildNames(types: bigint, length: number): void {
+    const { machine } = this.#built
+    for (let at = 0; at < length; ) {
+      const record = types + BigInt(at)
+      const info = machine.u32(record + 4n)
+      if (machine.u32(record) !== 0) machine.setU32(record, 0x7fff_ffff)
+      at += 12 + behindRecord((info >>> 24) & 31, info & 0xffff)
+    }
   }
 
   /** Wipes VMCOREINFO. */
@@ -150,5 +161,25 @@ export class Lies {
     const leaf = this.#built.machine.tables.leaf(address)
     if (leaf === undefined) throw new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', 'nothing maps the address', { address })
     return leaf
+  }
+}
+
+/** Bytes that follow a BTF record of a kind (BTF_KIND_*, include/uapi/linux/btf.h) with so many members. */
+function behindRecord(kind: number, members: number): number {
+  switch (kind) {
+    case 1: // INT
+    case 14: // VAR
+      return 4
+    case 3: // ARRAY
+      return 12
+    case 4: // STRUCT
+    case 5: // UNION
+    case 15: // DATASEC
+      return members * 12
+    case 6: // ENUM
+    case 13: // FUNC_PROTO
+      return members * 8
+    default:
+      return 0
   }
 }
