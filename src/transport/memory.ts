@@ -13,6 +13,7 @@ class Pipe {
   readonly #chunks: Uint8Array[] = []
   #reader: ((chunk: Uint8Array | undefined) => void) | undefined
   #waiting: (() => void)[] = []
+  #onEmpty: (() => void) | undefined
   #ended = false
   queued = 0
 
@@ -34,6 +35,7 @@ class Pipe {
     if (chunk !== undefined) {
       this.queued -= chunk.length
       if (this.queued < HIGH_WATER) this.#wake()
+      if (this.queued === 0) this.#onEmpty?.()
       return Promise.resolve(chunk)
     }
     if (this.#ended) return Promise.resolve(undefined)
@@ -47,16 +49,23 @@ class Pipe {
     return new Promise((resolve) => this.#waiting.push(resolve))
   }
 
-  /** Resolves when everything written has been read, or after {@link LINGER}. */
-  async empty(): Promise<void> {
-    const until = performance.now() + LINGER
-    while (this.queued > 0 && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, 5))
+  /** Resolves when everything written has been read, the reader is gone, or after {@link LINGER}. */
+  empty(): Promise<void> {
+    if (this.queued === 0 || this.#ended) return Promise.resolve()
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, LINGER)
+      this.#onEmpty = () => {
+        clearTimeout(timer)
+        resolve()
+      }
+    })
   }
 
   end(): void {
     this.#ended = true
     this.#reader?.(undefined)
     this.#reader = undefined
+    this.#onEmpty?.()
     this.#wake()
   }
 

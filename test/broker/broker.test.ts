@@ -1,5 +1,5 @@
 import { chmodSync } from 'node:fs'
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { readAudit } from '../../src/broker/audit/index.js'
 import { type BrokerConnection, connectBroker, connectOwner, type OwnerConnection } from '../../src/broker/client.js'
 import { attenuateToken } from '../../src/capabilities/attenuate.js'
@@ -13,6 +13,9 @@ import { Child } from './child.js'
 import { FakeVm } from './fake-vm.js'
 import { Host } from './host.js'
 import { RawHolder } from './raw-holder.js'
+
+// A loaded machine is slow, not wrong.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
 let host: Host
 let owner: OwnerConnection

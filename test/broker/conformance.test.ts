@@ -1,9 +1,13 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { vi } from 'vitest'
 import { LocalMemory } from '../../src/vmi/local.js'
 import { memoryConformance } from '../conformance/memory.js'
 import { FakeVm } from './fake-vm.js'
 import { Host } from './host.js'
+
+// A loaded machine is slow, not wrong.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
 // The real thing on each side: mapped memory behind a broker, its client over a unix socket.
 memoryConformance('RemoteMemory through a broker over a unix socket', async ({ ram }) => {

@@ -2,7 +2,7 @@ import { appendFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { mkdtemp } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { verifyAudit } from '../../src/broker/audit/index.js'
 import { connectBroker, connectOwner } from '../../src/broker/client.js'
 import { createKeyFile, loadKey } from '../../src/capabilities/key-files.js'
@@ -11,6 +11,9 @@ import { newBootNonce, writeOwners } from '../../src/capabilities/owners.js'
 import type { TokenText } from '../../src/capabilities/token.js'
 import { CloudAppError } from '../../src/errors.js'
 import { Child } from './child.js'
+
+// A loaded machine is slow, not wrong.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
 const ROUNDS = 8
 

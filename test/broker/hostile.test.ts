@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process'
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { BrokerState } from '../../src/broker/state.js'
 import { encodeReads } from '../../src/broker/wire/read.js'
 import { KeyPair } from '../../src/capabilities/keys.js'
@@ -12,6 +12,9 @@ import { encodeFrame, FrameReader } from '../../src/transport/frames.js'
 import { connectUnix } from '../../src/transport/unix.js'
 import { Host } from './host.js'
 import { RawHolder } from './raw-holder.js'
+
+// A loaded machine is slow, not wrong.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
 let host: Host
 let token: TokenText
@@ -33,10 +36,10 @@ describe('a session that', () => {
     const vm = await reader()
     const flooder = await RawHolder.open(host)
     const stub = await flooder.redeem(tokenFromText(token))
-    const message = encodeReads([{ space: 0n, at: 0n, length: 1024 * 1024 }])
+    const message = encodeReads([{ space: 0n, at: 0n, length: 256 * 1024 }])
     let answered = 0
     const codes = new Set<string>()
-    const flood = Array.from({ length: 900 }, () =>
+    const flood = Array.from({ length: 400 }, () =>
       flooder.session.settle(stub.read(message, 0)).then(
         () => answered++,
         (error: CloudAppError) => codes.add(error.code),
@@ -48,7 +51,7 @@ describe('a session that', () => {
       served++
     }
     // Fifty reads were answered before the flood was.
-    expect(answered).toBeLessThan(900)
+    expect(answered).toBeLessThan(400)
     await flooder.close()
     await Promise.all(flood)
     await vm.memory.read(one)

@@ -4,12 +4,15 @@ import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, describe, expect, it } from 'vitest'
+import { afterAll, describe, expect, it, vi } from 'vitest'
 import type { Channel } from '../../src/transport/channel.js'
 import { deferred } from '../../src/transport/deferred.js'
 import { memoryChannelPair } from '../../src/transport/memory.js'
 import { connectUnix, listenUnix } from '../../src/transport/unix.js'
 import { channelConformance } from '../conformance/channel.js'
+
+// A loaded machine is slow, not wrong.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
 const folder = mkdtempSync(join(tmpdir(), 'cloudapp-channel-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))

@@ -1,8 +1,11 @@
 import { decode, encode, rfc8949EncodeOptions } from 'cborg'
 import fc from 'fast-check'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { CloudAppError } from '../../src/errors.js'
 import { decodeBody, encodeFrame, encodeFrameParts, FRAME_LIMITS, FrameReader } from '../../src/transport/frames.js'
+
+// A loaded machine is slow, not wrong.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
 const hex = (text: string) => new Uint8Array(Buffer.from(text.replaceAll(' ', ''), 'hex'))
 

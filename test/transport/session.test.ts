@@ -1,11 +1,14 @@
 import { RpcTarget } from 'capnweb'
-import { afterEach, describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it, vi } from 'vitest'
 import { CloudAppError } from '../../src/errors.js'
 import type { Channel } from '../../src/transport/channel.js'
 import { deferred } from '../../src/transport/deferred.js'
 import { encodeFrame, FrameReader } from '../../src/transport/frames.js'
 import { memoryChannelPair } from '../../src/transport/memory.js'
 import { openSession, type Session, type SessionOptions } from '../../src/transport/session.js'
+
+// A loaded machine is slow, not wrong.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
 const open: { close(): Promise<void> }[] = []
 const raws: Channel[] = []
