@@ -60,6 +60,30 @@ static void cut_file(void) {
     close(fd);
 }
 
+/* Cut after a call has looked at its size: what the signal alone tells. */
+static void cut_in_call(void) {
+    uint8_t *ram, bytes[8192];
+    int fd = guest_new(&ram);
+    int32_t handle = guest_open(fd, CA_OPEN_WRITE);
+    struct ca_mem *mem;
+    uint64_t done, value;
+    struct ca_fault fault;
+    CHECK_EQUAL(ca_enter(handle, 0, &mem), CA_OK);
+    CHECK(ftruncate(fd, 0x9000) == 0);
+    CHECK_EQUAL(ca_phys_read(mem, 0x8f00, bytes, 8192, &done), CA_F_SOURCE);
+    CHECK_EQUAL(done, 0x100);
+    CHECK_EQUAL(ca_phys_write(mem, 0x8f00, bytes, 8192, &done), CA_F_SOURCE);
+    CHECK_EQUAL(done, 0x100);
+    CHECK_EQUAL(ca_phys_load64(mem, 0x9000, &value), CA_F_SOURCE);
+    CHECK(!ca_load64(mem, SPACE4, VIRT(0x9000), &value, &fault));
+    CHECK_EQUAL(fault.reason, CA_F_SOURCE);
+    CHECK(!ca_load(mem, SPACE4, VIRT(0x8ff0), bytes, 32, &fault));
+    CHECK_EQUAL(fault.address, VIRT(0x9000));
+    ca_leave(mem);
+    CHECK_EQUAL(ca_mem_close(handle), CA_OK);
+    close(fd);
+}
+
 static atomic_int running;
 
 static void *shrink_and_grow(void *file) {
@@ -135,6 +159,7 @@ static void others(void) {
 void test_guard(void) {
     copies();
     cut_file();
+    cut_in_call();
     racing_file();
     others();
 }

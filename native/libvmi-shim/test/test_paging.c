@@ -86,6 +86,11 @@ static void kept_levels(void) {
 #define READ(flags) \
     (ca_read(mem, flags, 1000, request, 1, &at, 1, &value, 8, &fault, 1, memset(&cursor, 0, sizeof cursor), status), status[0])
     CHECK_EQUAL(READ(0), 0);
+    /* What is kept belongs to one space: the same root with one level more is another. */
+    request[0] = ROOT4 | 5;
+    CHECK_EQUAL(READ(CA_KEEP), 1);
+    request[0] = SPACE4;
+    CHECK_EQUAL(READ(CA_KEEP), 0);
     guest_put(ram, place, 0);
     /* Kept as asked; dropped without the flag, and by invalidation. */
     CHECK_EQUAL(READ(CA_KEEP), 0);

@@ -100,9 +100,13 @@ static void digest(void) {
     CHECK_EQUAL(present[0] + present[1] + present[2], 3);
     CHECK(memcmp(out, zeros, 32) == 0); /* SHA-256 of 4,096 zeros */
     CHECK(memcmp(out + 64, zeros, 32) != 0);
+    static const uint8_t nothing[32];
     memset(&cursor, 0, sizeof cursor);
+    memset(out, 0xff, 64);
     CHECK_EQUAL(ca_digest(mem, 0, ~0u, 0, GUEST_SIZE - 0x1000, 2, out, present, &cursor, status), CA_OK);
+    CHECK_EQUAL(present[0], 1);
     CHECK_EQUAL(present[1], 0);
+    CHECK(memcmp(out + 32, nothing, 32) == 0);
     memset(&cursor, 0, sizeof cursor);
     CHECK_EQUAL(ca_digest(mem, 0, ~0u, 0, 1, 1, out, present, &cursor, status), CA_E_ARGUMENT);
     CHECK_EQUAL(ca_digest(mem, 0, ~0u, 0, ~0ull << 12, 2, out, present, &cursor, status), CA_E_ARGUMENT);
