@@ -40,7 +40,7 @@ export const command: Command = {
       if (out.isJson) out.json(findings)
       else {
         const { columns: width = 120, isTTY: color = false } = process.stdout
-        out.line(findingsTable(findings, { width, color }))
+        out.line(findingsTable(findings, { width, color }).trimEnd())
       }
       return 0
     } finally {
