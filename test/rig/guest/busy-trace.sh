@@ -9,6 +9,8 @@ rounds=0
 while true; do
   echo 'vfs_*' > set_ftrace_filter
   echo function > current_tracer
+  rounds=$((rounds + 1))
+  echo $rounds > /run/busy/trace.new && mv /run/busy/trace.new /run/busy/trace
   sleep 4
   echo '*_sys_*' >> set_ftrace_filter
   sleep 2
@@ -18,7 +20,5 @@ while true; do
     sleep 1
   fi
   echo nop > current_tracer
-  rounds=$((rounds + 1))
-  echo $rounds > /run/busy/trace.new && mv /run/busy/trace.new /run/busy/trace
   sleep 1
 done

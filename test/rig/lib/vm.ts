@@ -102,7 +102,7 @@ export class Vm implements AsyncDisposable {
         ...['-machine', 'q35,memory-backend=ram0', '-m', `${size / 2 ** 20}M`],
         ...['-object', `memory-backend-file,id=ram0,mem-path=${at('ram')},size=${size},share=on`],
         ...['-kernel', kernel.vmlinuz, '-initrd', initrd],
-        ...['-append', `console=ttyS0 panic=-1 no_timer_check ${options.append ?? ''}`],
+        ...['-append', `console=ttyS0 quiet panic=-1 no_timer_check ${options.append ?? ''}`],
         ...['-chardev', `file,id=console,path=${at('console')}`, '-serial', 'chardev:console'],
         ...['-chardev', `socket,id=agent,path=${at('agent.sock')}`, '-serial', 'chardev:agent'],
         ...['-qmp', `unix:${at('qmp.sock')},server=on,wait=off`, '-qmp', `unix:${at('rig.sock')},server=on,wait=off`],
