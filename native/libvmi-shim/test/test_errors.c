@@ -102,14 +102,29 @@ static void arguments(int fd) {
     CHECK_EQUAL(ca_mem_close(mem), CA_OK);
 }
 
+/* Mappings of the guest's file in this process. */
+static unsigned views(void) {
+    char line[512];
+    unsigned count = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    CHECK(maps != NULL);
+    while (fgets(line, sizeof line, maps) != NULL) count += strstr(line, "memfd:guest") != NULL;
+    fclose(maps);
+    return count;
+}
+
 static void revocation(int fd) {
+    unsigned before = views();
     int32_t mem = guest_open(fd, CA_OPEN_WRITE);
     uint64_t status[CA_STATUS_WORDS], at = AT_ELEMENTS, request[5] = {0, 0, 1, 8, 0};
     uint8_t out[8], faults[32];
     struct cursor cursor = {{0}};
     CHECK_EQUAL(read_at(mem, 0, at, out, 8, NULL), 0);
     CHECK_EQUAL(out[0], 100);
+    CHECK_EQUAL(views(), before + 1);
     CHECK_EQUAL(ca_mem_revoke(mem), CA_OK);
+    /* Still open, and nothing of the guest in reach. */
+    CHECK_EQUAL(views(), before);
     CHECK_EQUAL(ca_mem_revoke(mem), CA_OK);
     CHECK_EQUAL(ca_read(mem, 0, 1000, request, 1, &at, 1, out, 8, faults, 1, &cursor, status), CA_E_REVOKED);
     CHECK_EQUAL(ca_write(mem, 0, 1000, 0, 0, out, 8, memset(&cursor, 0, sizeof cursor), status), CA_E_REVOKED);

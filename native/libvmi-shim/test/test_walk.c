@@ -111,6 +111,17 @@ static void lies(void) {
     ram[AT_NODES + XA_SHIFT] = 61;
     CHECK_EQUAL(walk(plan_of(CA_WALK_XARRAY, AT_XARRAY)).end, CA_END_CYCLE);
     guest_fill(ram);
+    /* Nodes that share what is below them: 16^9 paths without an element. */
+    for (unsigned level = 0; level < 9; level++) {
+        uint64_t node = 0x30000 + level * 256;
+        ram[node + XA_SHIFT] = (uint8_t)(36 - 4 * level);
+        for (unsigned i = 0; i < 16 && level < 8; i++) guest_put(ram, node + XA_SLOTS + i * 8, VIRT(node + 256) | 2);
+    }
+    guest_put(ram, AT_XARRAY, VIRT(0x30000) | 2);
+    got = walk(plan_of(CA_WALK_XARRAY, AT_XARRAY));
+    CHECK_EQUAL(got.end, CA_END_LIMIT);
+    CHECK_EQUAL(got.rows, 0);
+    guest_fill(ram);
     /* A node in the last level. */
     guest_put(ram, AT_NODES + 256 + XA_SLOTS, VIRT(AT_NODES + 256) | 2);
     CHECK_EQUAL(walk(plan_of(CA_WALK_XARRAY, AT_XARRAY)).end, CA_END_CYCLE);
