@@ -1,11 +1,12 @@
 import { spawn } from 'node:child_process'
-import { readdirSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
+import path from 'node:path'
 import { expect, test } from 'vitest'
 import { projectRoot } from './lib/index.js'
 
 /** Runs the demo as its user does, without the set-up that comes before it. */
-async function demo(): Promise<{ code: number | null; stdout: string; stderr: string }> {
+async function demo(): Promise<{ pid: number | undefined; code: number | null; stdout: string; stderr: string }> {
   const child = spawn(process.execPath, ['--import', './scripts/ts.mjs', 'examples/demo/main.ts'], {
     cwd: projectRoot,
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -18,18 +19,22 @@ async function demo(): Promise<{ code: number | null; stdout: string; stderr: st
     said.stderr += chunk
   })
   const code = await new Promise<number | null>((resolve) => child.once('close', resolve))
-  return { code, ...said }
+  return { pid: child.pid, code, ...said }
 }
 
-const left = () => [
-  ...readdirSync(tmpdir()).filter((name) => name.startsWith('cloudapp-demo-')),
-  ...readdirSync('/dev/shm').filter((name) => name.startsWith('cloudapp-rig-')),
-]
+/** Folders a process made and did not remove: each says whose it is. */
+function leftBy(pid: number | undefined): string[] {
+  return [tmpdir(), '/dev/shm'].flatMap((parent) =>
+    readdirSync(parent)
+      .filter((name) => /^cloudapp-(demo|rig)-/.test(name))
+      .map((name) => path.join(parent, name, 'owner'))
+      .filter((owner) => existsSync(owner) && readFileSync(owner, 'utf8').startsWith(`${pid} `)),
+  )
+}
 
 // Each step of the demo checks what it says and ends it with status 1 if that is not so; here, that no step is missing.
 test('the main job works through every party and leaves nothing behind', async () => {
-  const before = left()
-  const { code, stdout, stderr } = await demo()
+  const { pid, code, stdout, stderr } = await demo()
   expect(stderr).toBe('')
   expect(stdout).toMatch(/ps in the VM does not show pid \d+ any more/)
   expect(stdout).toMatch(/lsmod and \/sys\/module do not show the module/)
@@ -48,5 +53,5 @@ test('the main job works through every party and leaves nothing behind', async (
   expect(stdout).toMatch(/with one byte changed it does not: .* record \d+ has been changed/)
   expect(stdout).toMatch(/with its end cut off it does not/)
   expect(code).toBe(0)
-  expect(left()).toEqual(before)
+  expect(leftBy(pid)).toEqual([])
 })
