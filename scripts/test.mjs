@@ -59,7 +59,11 @@ if (!setup.ok) {
     const label = `[${index + 1}/${chosen.length}] ${step.name}`
     const began = Date.now()
     say(`\n${label}: ${step.what}`)
-    const counts = await step.run()
+    const counts = await step.run().catch((error) => ({
+      passed: 0,
+      failed: [`${step.name}: the step itself broke: ${error.stack ?? error}`],
+      skipped: [],
+    }))
     if (step.vms && requireRig && counts.skipped.length > 0) {
       counts.failed.push(
         ...counts.skipped.map((test) => `${test.name}: skipped (${test.why}), but CLOUDAPP_REQUIRE_RIG=1`),
