@@ -1,21 +1,10 @@
 import type { ChildProcess } from 'node:child_process'
-import {
-  chmodSync,
-  chownSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
+import { chmodSync, chownSync, cpSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { build } from 'esbuild'
-import { projectRoot, start, stop } from '../../test/rig/lib/index.js'
+import { privateFolder, projectRoot, removeFolder, start, stop } from '../../test/rig/lib/index.js'
 
 /** Users of their own, so that the host's permissions part the parties; none of them needs an account. */
 export const UIDS = { sd: 64_001, client: 64_002, customer: 64_003 } as const
@@ -33,7 +22,7 @@ export interface Outcome {
  * private folder for each.
  */
 export class Parties implements AsyncDisposable {
-  readonly folder = mkdtempSync(path.join(tmpdir(), 'cloudapp-demo-'))
+  readonly folder = privateFolder(tmpdir(), 'cloudapp-demo-')
   readonly #children: ChildProcess[] = []
 
   static async install(): Promise<Parties> {
@@ -121,7 +110,7 @@ export class Parties implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const child of this.#children.reverse()) await stop(child)
-    rmSync(this.folder, { recursive: true, force: true })
+    removeFolder(this.folder)
   }
 }
 
@@ -175,7 +164,7 @@ interface LockEntry {
 }
 
 /** What `npm install @cloudapp/sdk` would put there: the built package, its native library and its dependencies. */
-function copyPackage(into: string): void {
+export function copyPackage(into: string, dist = path.join(projectRoot, 'dist')): void {
   const lock: { packages: Record<string, LockEntry> } = JSON.parse(
     readFileSync(path.join(projectRoot, 'package-lock.json'), 'utf8'),
   )
@@ -200,7 +189,6 @@ function copyPackage(into: string): void {
   )
   const own = path.join(into, '@cloudapp/sdk')
   mkdirSync(own, { recursive: true })
-  for (const part of ['dist', 'package.json']) {
-    cpSync(path.join(projectRoot, part), path.join(own, part), { recursive: true })
-  }
+  cpSync(dist, path.join(own, 'dist'), { recursive: true })
+  cpSync(path.join(projectRoot, 'package.json'), path.join(own, 'package.json'))
 }

@@ -68,8 +68,7 @@ export function syscallEntryPoint(
   for (const { index, lstar } of registers) {
     // A vCPU that is not up yet has none.
     if (lstar === undefined || lstar === 0n) continue
-    const symbol = kernel.symbolAt(lstar)
-    if (where.isKernel(lstar) && symbol?.offset === 0n && symbol.name.startsWith('entry_SYSCALL')) continue
+    if (lstar === kernel.trySymbol('entry_SYSCALL_64')) continue
     candidates.push({
       hit: {
         id: `diverted-entry:lstar:${index}`,
