@@ -31,7 +31,7 @@ export const ARROWS = {
 }
 
 /** May be imported by all. */
-export const EVERYWHERE = ['errors.ts', 'options.ts', 'duration.ts']
+export const EVERYWHERE = ['errors.ts', 'options.ts', 'duration.ts', 'events.ts']
 
 /** What the examples and the outside world may import of this package. */
 const PUBLIC = /^@cloudapp\/sdk(\/[a-z]+)?$/

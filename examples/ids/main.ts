@@ -40,6 +40,7 @@ await using sd = await ServiceDomain.start({
   access: (peer) => (peer.kind === 'unix' ? (clients.get(peer.uid) ?? []) : []),
 })
 
+sd.events.on('ended', ({ name }, { code }) => say(`${name} ended: ${code}`))
 sd.onDelegation(['memory.read'], async (vm: Delegation<'memory.read'>) => {
   const { name } = vm.identity
   const begun = performance.now()
@@ -47,7 +48,6 @@ sd.onDelegation(['memory.read'], async (vm: Delegation<'memory.read'>) => {
   say(
     `attached to ${name}: Linux ${linux.release}, in ${Math.round(performance.now() - begun)} ms, with no configuration`,
   )
-  vm.closed.addEventListener('abort', () => say(`${name} ended: ${vm.closed.reason.code}`), { once: true })
   const vcpus = vm.has('vcpu.read') ? { vcpus: vm.vcpus } : {}
   let open = new Set<string>()
   for await (const _ of sd.every('30s', { until: vm.closed })) {

@@ -9,9 +9,11 @@ import { type Manifest, parseManifest, readManifest } from '../capabilities/mani
 import type { Right } from '../capabilities/rights.js'
 import { type Duration, parseDuration } from '../duration.js'
 import { CloudAppError } from '../errors.js'
+import { Emitter, type Events } from '../events.js'
 import { checkOptions } from '../options.js'
 import type { Channel, ChannelListener } from '../transport/channel.js'
 import { listenUnix } from '../transport/unix.js'
+import type { VmIdentity } from '../vmi/guest.js'
 import { type AccessHook, ownUserOnly } from './access.js'
 import { assertRights, type DelegationSource, type HeldDelegation, TokenKeeper } from './delegations.js'
 import type { FindingInput } from './draft.js'
@@ -79,6 +81,14 @@ interface Context {
   readonly loops: Set<Loop>
 }
 
+/** What happens to a service domain. */
+export type DomainEvents = {
+  /** A token was redeemed. */
+  delegation: (vm: Delegation<Right>) => void
+  /** A delegation has ended: closed, revoked, expired, or its VM has gone. */
+  ended: (vm: VmIdentity, reason: CloudAppError) => void
+}
+
 /** Findings as an author writes them: {@link Findings.raise}, with the block that allowed the look filled in. */
 export interface DomainFindings {
   raise(input: FindingInput): Promise<RaisedFinding>
@@ -95,6 +105,9 @@ export class ServiceDomain implements AsyncDisposable {
   /** Key that tokens must be made out to. */
   readonly key: KeyPair
   readonly findings: DomainFindings
+  /** For logs and tests; the work belongs into {@link ServiceDomain.onDelegation}. */
+  readonly events: Events<DomainEvents>
+  readonly #emitter: Emitter<DomainEvents>
   readonly #findings: Findings
   readonly #health: HealthState
   readonly #keeper: TokenKeeper
@@ -114,6 +127,8 @@ export class ServiceDomain implements AsyncDisposable {
     this.manifest = manifest
     this.key = key
     this.#health = new HealthState(manifest.name)
+    this.#emitter = new Emitter((error) => this.#health.fail('listener', error, 'service'))
+    this.events = this.#emitter
     const { maxAge = '90d', maxCount = 1_000_000 } = options.retention ?? {}
     const retention = { maxAgeMs: parseDuration(maxAge, 'retention.maxAge'), maxCount, maxTombstones: 1_000_000 }
     this.#findings = new Findings(store, retention, (error) => this.#health.fail('store', error, 'service'))
@@ -130,6 +145,9 @@ export class ServiceDomain implements AsyncDisposable {
       health: this.#health,
       connect: () => connectTo(options.broker, key),
       onDelegation: (held) => {
+        const { delegation } = held
+        delegation.closed.addEventListener('abort', () => this.#tell(delegation), { once: true })
+        this.#emitter.emit('delegation', delegation)
         for (const handler of this.#handlers) this.#start(handler, held)
       },
     })
@@ -317,6 +335,10 @@ export class ServiceDomain implements AsyncDisposable {
       }
     }
     this.#health.ok(source)
+  }
+
+  #tell({ closed, identity }: Delegation<Right>): void {
+    this.#emitter.emit('ended', identity, closed.reason)
   }
 
   // The block that allowed the look, for a finding about a VM that a token names.
