@@ -169,15 +169,17 @@ async function bulk(ram: string, plain: Plain, progress: (message: string) => vo
   progress('copying memory out in bulk')
   await using vm = await openVm(`raw:${ram}`)
   const { memory } = vm
-  if (memory === undefined) throw new Error('raw: gives a memory')
   const chunk = 1 << 20
+  const into = new Uint8Array(chunk)
   const total = 256 << 20
   const ratios: number[] = []
   let rate = 0
   for (let round = 0; round < 5; round++) {
     const [inC = 0n] = await plain.ask(`copy ${chunk} ${total}`)
     const [took = 0] = await times(1, round === 0 ? 1 : 0, async () => {
-      for (let at = 0; at < total; at += chunk) await memory.read([{ space: PHYSICAL, at: BigInt(at), length: chunk }])
+      for (let at = 0; at < total; at += chunk) {
+        await memory.readInto(into, [{ space: PHYSICAL, at: BigInt(at), length: chunk }])
+      }
     })
     rate = total / (took / 1000)
     ratios.push(rate / Number(inC))
@@ -187,7 +189,7 @@ async function bulk(ram: string, plain: Plain, progress: (message: string) => vo
       name: 'vmi.bulk-copy.ratio-to-memcpy',
       value: median(ratios),
       unit: 'ratio',
-      note: `256 MiB in reads of 1 MiB, ${(rate / 1e9).toFixed(1)} GB/s; memcpy in C of the same bytes in the same run; median of 5`,
+      note: `256 MiB in reads of 1 MiB into one buffer, ${(rate / 1e9).toFixed(1)} GB/s; memcpy in C of the same bytes in the same run; median of 5`,
     },
   ]
 }
