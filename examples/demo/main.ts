@@ -32,6 +32,7 @@ interface Delegated {
   readonly words: readonly string[]
 }
 
+await prepare({ progress })
 const begun = Date.now()
 let broker: ChildProcess | undefined
 await using parties = await Parties.install()
