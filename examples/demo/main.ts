@@ -11,6 +11,7 @@ import {
   bootBusyVm,
   bootVm,
   kernel,
+  prepare,
   rootkit,
   rootkitParameters,
   type Vm,
