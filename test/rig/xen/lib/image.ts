@@ -84,7 +84,17 @@ async function addLibraries(root: string, options: RigOptions): Promise<void> {
 }
 
 /** Loaded by dom0's initramfs: the disk controller, the file system, and the devices Xen's libraries open. */
-const MODULES = ['ahci', 'sd_mod', 'ext4', 'xenfs', 'xen-evtchn', 'xen-gntdev', 'xen-gntalloc', 'xen-privcmd']
+const MODULES = [
+  'ahci',
+  'sd_mod',
+  'crc32c_generic',
+  'ext4',
+  'xenfs',
+  'xen-evtchn',
+  'xen-gntdev',
+  'xen-gntalloc',
+  'xen-privcmd',
+]
 
 /** Finds the disk on a port of the SATA controller; names are given out in the order the disks answer. */
 const DISK = `disk() {

@@ -1,0 +1,65 @@
+import { cpSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
+import path from 'node:path'
+import { build } from 'esbuild'
+import { copyPackage } from '../../../../examples/demo/parties.js'
+import { cached, fileKey, keyOf, projectRoot } from '../../lib/cache.js'
+import type { Kernel } from '../../lib/kernels.js'
+import { run } from '../../lib/process.js'
+import type { RigOptions } from '../../lib/types.js'
+
+/** Where things are in dom0. */
+export const APP = '/app'
+
+const PROGRAMS = path.join(projectRoot, 'test/rig/xen/programs')
+
+function filesOf(folder: string): string[] {
+  return readdirSync(folder, { recursive: true, encoding: 'utf8' })
+    .map((name) => path.join(folder, name))
+    .filter((file) => statSync(file).isFile())
+    .sort()
+}
+
+/**
+ * What dom0 gets at each boot, as a tar archive: the package as npm would install it, built from the sources as they are;
+ * the tests' programs; the guests' kernel. Cached by the content of all of these.
+ */
+export async function payload(kernel: Kernel, options: RigOptions = {}): Promise<string> {
+  const native = path.join(projectRoot, 'native/libvmi-shim')
+  await run('make', ['-s', '-C', native], options)
+  const at = (name: string): string => path.join(projectRoot, name)
+  const inputs = ['package.json', 'package-lock.json', 'tsup.config.ts', 'native/libvmi-shim/build/libcloudapp_shim.so']
+  const files = [...inputs.map(at), ...filesOf(at('src')), ...filesOf(PROGRAMS), kernel.vmlinuz]
+  const folder = await cached(
+    'xen-payload',
+    keyOf(files, ...files.map(fileKey)),
+    async (into) => {
+      options.progress?.('building the package for dom0')
+      const app = path.join(into, 'app')
+      mkdirSync(app)
+      const dist = path.join(into, 'dist')
+      await run(at('node_modules/.bin/tsup'), ['--out-dir', dist, '--silent'], { ...options, cwd: projectRoot })
+      copyPackage(path.join(app, 'node_modules'), dist)
+      for (const name of readdirSync(PROGRAMS).filter((file) => file.endsWith('.ts'))) {
+        await build({
+          entryPoints: [path.join(PROGRAMS, name)],
+          outfile: path.join(app, name.replace(/\.ts$/, '.mjs')),
+          bundle: true,
+          packages: 'external',
+          tsconfigRaw: '{}',
+          format: 'esm',
+          platform: 'node',
+          target: 'node20',
+          logLevel: 'silent',
+        })
+      }
+      cpSync(kernel.vmlinuz, path.join(app, 'vmlinuz'))
+      await run('tar', ['-C', app, '--owner=0', '--group=0', '-cf', path.join(into, 'app.tar'), '.'], options)
+      for (const part of [app, dist]) rmSync(part, { recursive: true })
+    },
+    options,
+  )
+  return path.join(folder, 'app.tar')
+}
+
+/** A program of test/rig/xen/programs, in dom0. */
+export const program = (name: string): string => path.posix.join(APP, `${name}.mjs`)
