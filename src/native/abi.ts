@@ -34,6 +34,14 @@ export const SIGNATURES = {
     ['i32', 'u32', 'u32', 'u64', 'u64', 'u64', 'buf', 'u32', 'u32', 'u32', 'u32', 'buf', 'u32', 'buf', 'buf'],
   ],
   ca_digest: ['i32', ['i32', 'u32', 'u32', 'u64', 'u64', 'u32', 'buf', 'buf', 'buf', 'buf']],
+  // native/libvmi-shim/include/cloudapp_xen.h
+  ca_xen_domains: ['i32', ['u32', 'buf', 'u32']],
+  ca_xen_store: ['i32', ['buf', 'buf', 'u32']],
+  ca_xen_open: ['i32', ['u32', 'u32', 'u64']],
+  ca_xen_counts: ['i32', ['i32', 'buf']],
+  ca_xen_vcpu: ['i32', ['u32', 'u32', 'buf']],
+  ca_xen_pause: ['i32', ['u32']],
+  ca_xen_unpause: ['i32', ['u32']],
 } as const satisfies Record<string, readonly [result: NativeType, args: readonly NativeType[]]>
 
 type Argument<T> = T extends 'buf' ? NativeBuffer : T extends 'u64' ? bigint : number

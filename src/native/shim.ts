@@ -69,6 +69,7 @@ const CODES: Readonly<Record<number, CloudAppErrorCode>> = {
   [-7]: 'ERR_CLOUDAPP_UNSUPPORTED',
   [-8]: 'ERR_CLOUDAPP_NATIVE',
   [-9]: 'ERR_CLOUDAPP_SOURCE',
+  [-10]: 'ERR_CLOUDAPP_UNSUPPORTED',
 }
 
 /** Passes a result that is no error on, and throws a negative one as a CloudAppError with the native text. */

@@ -39,7 +39,8 @@ enum ca_error {
     CA_E_READONLY = -6, /* the memory was not opened for writing */
     CA_E_CRYPTO = -7,   /* no OpenSSL in the process and no libcrypto.so.3 */
     CA_E_CURSOR = -8,   /* the cursor does not belong to this call */
-    CA_E_SOURCE = -9    /* the source has gone */
+    CA_E_SOURCE = -9,   /* the source has gone */
+    CA_E_UNSUPPORTED = -10 /* the host lacks what this needs */
 };
 
 /* Why an address could not be used; order as in src/vmi/memory.ts FaultReason. */

@@ -116,6 +116,7 @@ int32_t ca_mem_invalidate(int32_t handle) {
     if (mem == NULL) return bad_handle(handle);
     pthread_mutex_lock(&mem->lock);
     ca_cache_drop(mem);
+    if (mem->ops->invalidate != NULL && !mem->revoked) mem->ops->invalidate(mem);
     pthread_mutex_unlock(&mem->lock);
     release(mem);
     return CA_OK;

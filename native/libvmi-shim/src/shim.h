@@ -41,6 +41,8 @@ struct ca_backend {
     /* Puts zero pages in place of every view. */
     int32_t (*revoke)(struct ca_mem *mem);
     void (*close)(struct ca_mem *mem);
+    /* Drops views that may no longer be the guest's. May be NULL. */
+    void (*invalidate)(struct ca_mem *mem);
 };
 
 struct ca_region {

@@ -1,0 +1,48 @@
+/* Private to the Xen parts: the libraries, as far as they are used. */
+#ifndef CA_XEN_H
+#define CA_XEN_H
+
+#include "cloudapp_xen.h"
+#include "shim.h"
+
+/*
+ * xenforeignmemory.h, xenstore.h, xenctrl.h. The first two have a stable ABI; libxenctrl belongs to one release of Xen,
+ * and of it only functions are used that did not change from 4.6 to 4.20.
+ */
+struct ca_xen {
+    void *control;
+    void *(*foreign_open)(void *logger, unsigned flags);
+    int (*foreign_close)(void *foreign);
+    void *(*foreign_map)(void *foreign, uint32_t domid, int prot, size_t pages, const uint64_t *gfns, int *errors);
+    int (*foreign_unmap)(void *foreign, void *at, size_t pages);
+    void *(*store_open)(unsigned long flags);
+    void (*store_close)(void *store);
+    void *(*store_read)(void *store, uint32_t transaction, const char *path, unsigned *length);
+    void *(*control_open)(void *logger, void *build_logger, unsigned flags);
+    int (*control_close)(void *control);
+    int (*domain_list)(void *control, uint32_t first, unsigned count, void *rows);
+    int (*domain_pause)(void *control, uint32_t domid);
+    int (*domain_unpause)(void *control, uint32_t domid);
+    int (*last_frame)(void *control, uint32_t domid, uint64_t *frame);
+    int (*hvm_context)(void *control, uint32_t domid, uint16_t type, uint16_t instance, void *out, uint32_t size);
+};
+
+/* What a domain is, of struct xen_domctl_getdomaininfo (xen/domctl.h). */
+struct ca_xen_domain {
+    uint32_t domid, flags;
+    uint64_t pages;
+    uint32_t online, highest;
+    uint8_t uuid[16];
+};
+
+/* xen_load.c. Loads once; fails with a text that says what to do. Calls through it are serialised by the caller's lock. */
+int32_t ca_xen_load(const struct ca_xen **xen);
+void ca_xen_lock(void);
+void ca_xen_unlock(void);
+/* The error for a hypercall that failed with errno. */
+int32_t ca_xen_failed(const char *what, uint32_t domid);
+
+/* xen.c: one domain; CA_E_OPEN if there is none. Under the lock. */
+int32_t ca_xen_find(const struct ca_xen *xen, uint32_t domid, struct ca_xen_domain *domain);
+
+#endif

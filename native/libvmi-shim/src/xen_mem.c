@@ -1,0 +1,348 @@
+/*
+ * The backend of a Xen domain: foreign mappings of 2 MiB each, made by one call for 512 pages, as a call costs as much as
+ * dozens of pages. A bounded number is kept; the one that was not used for longest goes first.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "xen.h"
+
+#define RUN_SHIFT 21u
+#define RUN_PAGES 512u
+#define RUN_BYTES (1ull << RUN_SHIFT)
+#define DEFAULT_CACHE (256ull << 20)
+#define MAX_CACHE (64ull << 30)
+/* 2 TiB of guest-physical memory: the part of it that scans know the holes of. */
+#define MAX_RUNS (1ull << 20)
+#define NONE UINT32_MAX
+
+struct run {
+    uint64_t number; /* guest-physical address >> 21 */
+    uint8_t *base;   /* NULL: no page of it is there */
+    uint64_t there[RUN_PAGES / 64];
+    bool whole;
+    uint32_t looked; /* the call in which pages that were missing were last asked for */
+    uint32_t chain;  /* next in the bucket, or in the list of free ones */
+    uint32_t older, newer;
+};
+
+struct domain {
+    uint32_t domid;
+    int prot;
+    bool ended; /* Xen no longer knows the domain */
+    const struct ca_xen *xen;
+    void *foreign;
+    uint32_t call;
+    uint64_t maps, pages;
+    uint64_t count; /* runs from 0 to the end of the memory */
+    uint64_t *ram;  /* one bit a run: it holds RAM, as far as its first and last page tell */
+    uint32_t limit, buckets;
+    uint32_t *bucket;
+    uint32_t newest, oldest, free;
+    struct run runs[];
+};
+
+static uint32_t bucket_of(const struct domain *d, uint64_t number) {
+    return (uint32_t)((number * 0x9e3779b97f4a7c15ull) >> 32) & (d->buckets - 1);
+}
+
+/* Maps `count` frames; errors[i] is 0 or an errno. NULL if none could be mapped. */
+static uint8_t *map(struct domain *d, const uint64_t *frames, uint32_t count, int *errors) {
+    d->maps++;
+    memset(errors, 0, count * sizeof *errors);
+    errno = 0;
+    uint8_t *base = d->xen->foreign_map(d->foreign, d->domid, d->prot, count, frames, errors);
+    if (base == NULL) {
+        if (errno == ESRCH) d->ended = true;
+        for (uint32_t i = 0; i < count; i++)
+            if (errors[i] == 0) errors[i] = EINVAL;
+    }
+    return base;
+}
+
+static void detach(struct domain *d, uint32_t slot) {
+    struct run *run = &d->runs[slot];
+    if (run->newer != NONE) d->runs[run->newer].older = run->older;
+    else d->newest = run->older;
+    if (run->older != NONE) d->runs[run->older].newer = run->newer;
+    else d->oldest = run->newer;
+}
+
+static void attach(struct domain *d, uint32_t slot) {
+    struct run *run = &d->runs[slot];
+    run->newer = NONE;
+    run->older = d->newest;
+    if (d->newest != NONE) d->runs[d->newest].newer = slot;
+    else d->oldest = slot;
+    d->newest = slot;
+}
+
+static void unmap(struct domain *d, struct run *run) {
+    if (run->base == NULL) return;
+    d->xen->foreign_unmap(d->foreign, run->base, RUN_PAGES);
+    run->base = NULL;
+    for (uint32_t i = 0; i < RUN_PAGES / 64; i++) d->pages -= (uint64_t)__builtin_popcountll(run->there[i]);
+}
+
+static void forget(struct domain *d, uint32_t slot) {
+    uint32_t *link = &d->bucket[bucket_of(d, d->runs[slot].number)];
+    while (*link != slot) link = &d->runs[*link].chain;
+    *link = d->runs[slot].chain;
+    detach(d, slot);
+    unmap(d, &d->runs[slot]);
+    d->runs[slot].chain = d->free;
+    d->free = slot;
+}
+
+static void forget_all(struct domain *d) {
+    while (d->newest != NONE) forget(d, d->newest);
+}
+
+static void fill(struct domain *d, struct run *run) {
+    uint64_t frames[RUN_PAGES];
+    int errors[RUN_PAGES];
+    for (uint32_t i = 0; i < RUN_PAGES; i++) frames[i] = (run->number << 9) + i;
+    memset(run->there, 0, sizeof run->there);
+    run->looked = d->call;
+    uint8_t *base = map(d, frames, RUN_PAGES, errors);
+    uint32_t there = 0;
+    for (uint32_t i = 0; i < RUN_PAGES && base != NULL; i++) {
+        if (errors[i] != 0) continue;
+        run->there[i / 64] |= 1ull << (i % 64);
+        there++;
+    }
+    if (base != NULL && there == 0) {
+        d->xen->foreign_unmap(d->foreign, base, RUN_PAGES);
+        base = NULL;
+    }
+    run->base = base;
+    run->whole = there == RUN_PAGES;
+    d->pages += there;
+}
+
+static struct run *find(struct domain *d, uint64_t number) {
+    uint32_t *bucket = &d->bucket[bucket_of(d, number)];
+    for (uint32_t slot = *bucket; slot != NONE; slot = d->runs[slot].chain) {
+        struct run *run = &d->runs[slot];
+        if (run->number != number) continue;
+        if (CA_UNLIKELY(slot != d->newest)) {
+            detach(d, slot);
+            attach(d, slot);
+        }
+        return run;
+    }
+    if (d->free == NONE) forget(d, d->oldest);
+    uint32_t slot = d->free;
+    struct run *run = &d->runs[slot];
+    d->free = run->chain;
+    run->number = number;
+    run->base = NULL;
+    fill(d, run);
+    bucket = &d->bucket[bucket_of(d, number)];
+    run->chain = *bucket;
+    *bucket = slot;
+    attach(d, slot);
+    return run;
+}
+
+static inline bool has(const struct run *run, uint32_t page) { return (run->there[page / 64] >> (page % 64) & 1) != 0; }
+
+/* A page that was missing may have come since: asks once a call, and for this page first. */
+static bool come(struct domain *d, struct run *run, uint32_t page) {
+    if (run->looked == d->call || d->ended) return false;
+    run->looked = d->call;
+    uint64_t frame = (run->number << 9) + page;
+    int error;
+    uint8_t *base = map(d, &frame, 1, &error);
+    if (base == NULL) return false;
+    d->xen->foreign_unmap(d->foreign, base, 1);
+    if (error != 0) return false;
+    unmap(d, run);
+    fill(d, run);
+    return has(run, page);
+}
+
+static uint32_t xen_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes) {
+    struct domain *d = mem->state;
+    if (CA_UNLIKELY(gpa >= mem->end)) return CA_F_OUTSIDE_RAM;
+    struct run *run = find(d, gpa >> RUN_SHIFT);
+    uint64_t in = gpa & (RUN_BYTES - 1);
+    if (CA_LIKELY(run->whole)) {
+        *bytes = RUN_BYTES - in;
+    } else {
+        uint32_t page = (uint32_t)(in / CA_PAGE);
+        if (!has(run, page) && !come(d, run, page)) return d->ended ? CA_F_SOURCE : CA_F_OUTSIDE_RAM;
+        uint32_t end = page + 1;
+        while (end < RUN_PAGES && has(run, end)) end++;
+        *bytes = (uint64_t)end * CA_PAGE - in;
+    }
+    *host = run->base + in;
+    return CA_F_NONE;
+}
+
+static uint64_t xen_next(struct ca_mem *mem, uint64_t gpa) {
+    struct domain *d = mem->state;
+    while (gpa < mem->end) {
+        uint64_t number = gpa >> RUN_SHIFT;
+        if (number < d->count && (d->ram[number / 64] >> (number % 64) & 1) == 0) {
+            gpa = (number + 1) << RUN_SHIFT;
+            continue;
+        }
+        struct run *run = find(d, number);
+        for (uint32_t page = (uint32_t)((gpa & (RUN_BYTES - 1)) / CA_PAGE); page < RUN_PAGES; page++) {
+            if (has(run, page)) return gpa;
+            gpa = (gpa & ~(uint64_t)(CA_PAGE - 1)) + CA_PAGE;
+        }
+    }
+    return UINT64_MAX;
+}
+
+/* Which runs hold RAM: asks for the first and the last page of each, many in a call. */
+static void survey(struct domain *d) {
+    memset(d->ram, 0, (d->count + 63) / 64 * 8);
+    for (uint64_t first = 0; first < d->count && !d->ended; first += RUN_PAGES / 2) {
+        uint64_t frames[RUN_PAGES];
+        int errors[RUN_PAGES];
+        uint32_t count = 0;
+        for (uint64_t run = first; run < d->count && count < RUN_PAGES; run++) {
+            frames[count++] = run << 9;
+            frames[count++] = (run << 9) + RUN_PAGES - 1;
+        }
+        uint8_t *base = map(d, frames, count, errors);
+        if (base == NULL) continue;
+        for (uint32_t i = 0; i < count; i++) {
+            uint64_t run = first + i / 2;
+            if (errors[i] == 0) d->ram[run / 64] |= 1ull << (run % 64);
+        }
+        d->xen->foreign_unmap(d->foreign, base, count);
+    }
+}
+
+static int32_t xen_begin(struct ca_mem *mem) {
+    struct domain *d = mem->state;
+    if (d->ended) return ca_fail(CA_E_SOURCE, "domain %u has gone", d->domid);
+    d->call++;
+    /* A page taken away while it is mapped raises SIGBUS, as in a file that shrinks. */
+    return ca_guard_arm();
+}
+
+static void xen_end(struct ca_mem *mem) { (void)mem; }
+
+static void xen_invalidate(struct ca_mem *mem) {
+    struct domain *d = mem->state;
+    forget_all(d);
+    survey(d);
+}
+
+static int32_t xen_revoke(struct ca_mem *mem) {
+    /* No view outlives this: pointers into them live within one call only, and the lock is ours. */
+    forget_all(mem->state);
+    mem->writable = false;
+    return CA_OK;
+}
+
+static void xen_close(struct ca_mem *mem) {
+    struct domain *d = mem->state;
+    forget_all(d);
+    d->xen->foreign_close(d->foreign);
+    free(d->ram);
+    free(d->bucket);
+    free(d);
+}
+
+static const struct ca_backend xen_backend = {xen_at,     xen_next,  xen_begin,     xen_end,
+                                              xen_revoke, xen_close, xen_invalidate};
+
+static struct domain *new_domain(uint32_t limit, uint64_t frames) {
+    struct domain *d = calloc(1, sizeof *d + limit * sizeof *d->runs);
+    if (d == NULL) return NULL;
+    d->limit = limit;
+    for (d->buckets = 16; d->buckets < limit; d->buckets *= 2) continue;
+    d->count = (frames + RUN_PAGES - 1) / RUN_PAGES;
+    if (d->count > MAX_RUNS) d->count = MAX_RUNS;
+    d->bucket = malloc(d->buckets * sizeof *d->bucket);
+    d->ram = calloc((d->count + 63) / 64, 8);
+    if (d->bucket == NULL || d->ram == NULL) {
+        free(d->bucket);
+        free(d->ram);
+        free(d);
+        return NULL;
+    }
+    memset(d->bucket, 0xff, d->buckets * sizeof *d->bucket);
+    d->newest = d->oldest = NONE;
+    for (uint32_t i = 0; i < limit; i++) d->runs[i].chain = i + 1 < limit ? i + 1 : NONE;
+    d->free = 0;
+    return d;
+}
+
+int32_t ca_xen_open(uint32_t domid, uint32_t flags, uint64_t cache_bytes) {
+    if ((flags & ~CA_OPEN_WRITE) != 0 || (cache_bytes != 0 && cache_bytes < RUN_BYTES) || cache_bytes > MAX_CACHE)
+        return ca_fail(CA_E_ARGUMENT, "flags are wrong, or the cache is not between 2 MiB and 64 GiB");
+    const struct ca_xen *xen;
+    int32_t result = ca_xen_load(&xen);
+    if (result != CA_OK) return result;
+    struct ca_xen_domain domain;
+    uint64_t last = 0;
+    ca_xen_lock();
+    result = ca_xen_find(xen, domid, &domain);
+    if (result == CA_OK && (domain.flags & CA_XEN_HVM) == 0)
+        result = ca_fail(CA_E_UNSUPPORTED,
+                         "domain %u is a PV guest: its page tables hold machine addresses, which need Xen's own table of "
+                         "them; run it as type=\"pvh\" or \"hvm\"",
+                         domid);
+    if (result == CA_OK && (domain.flags & CA_XEN_DYING) != 0) result = ca_fail(CA_E_OPEN, "domain %u is going", domid);
+    /* A negative int where it is an error, the frame otherwise. */
+    if (result == CA_OK && xen->last_frame(xen->control, domid, &last) < 0) result = ca_xen_failed("measure", domid);
+    ca_xen_unlock();
+    if (result != CA_OK) return result;
+    if (last >= 1ull << 40) return ca_fail(CA_E_SOURCE, "domain %u has frames beyond 52 bits", domid);
+
+    uint64_t limit = (cache_bytes == 0 ? DEFAULT_CACHE : cache_bytes) / RUN_BYTES;
+    struct ca_mem *mem = calloc(1, sizeof *mem);
+    struct domain *d = new_domain((uint32_t)limit, last + 1);
+    void *foreign = mem == NULL || d == NULL ? NULL : xen->foreign_open(NULL, 0);
+    if (foreign == NULL) {
+        result = mem == NULL || d == NULL
+                     ? ca_fail(CA_E_NOMEM, "out of memory")
+                     : ca_fail(CA_E_UNSUPPORTED, "foreign memory can not be opened: %s", strerror(errno));
+        goto failed;
+    }
+    d->domid = domid;
+    d->prot = (flags & CA_OPEN_WRITE) != 0 ? PROT_READ | PROT_WRITE : PROT_READ;
+    d->xen = xen;
+    d->foreign = foreign;
+    survey(d);
+    mem->ops = &xen_backend;
+    mem->state = d;
+    mem->writable = (flags & CA_OPEN_WRITE) != 0;
+    mem->end = (last + 1) * CA_PAGE;
+    result = d->pages == 0 && d->ended ? ca_fail(CA_E_OPEN, "there is no domain %u", domid) : ca_mem_register(mem);
+    if (result > 0) return result;
+    xen->foreign_close(foreign);
+failed:
+    if (d != NULL) {
+        free(d->ram);
+        free(d->bucket);
+    }
+    free(d);
+    free(mem);
+    return result;
+}
+
+int32_t ca_xen_counts(int32_t handle, void *counts) {
+    if (counts == NULL || ((uintptr_t)counts & 7) != 0) return ca_fail(CA_E_ARGUMENT, "the buffer is missing");
+    struct ca_mem *mem;
+    int32_t result = ca_enter(handle, CA_KEEP, &mem);
+    if (result != CA_OK) return result;
+    if (mem->ops == &xen_backend) {
+        const struct domain *d = mem->state;
+        const uint64_t words[2] = {d->maps, d->pages};
+        memcpy(counts, words, sizeof words);
+    } else {
+        result = ca_fail(CA_E_ARGUMENT, "the handle is of no Xen domain");
+    }
+    ca_leave(mem);
+    return result;
+}
