@@ -96,7 +96,7 @@ export class LocalMemory implements GuestMemory {
   /** performance.now() when a call last let the event loop turn. */
   #turned = 0
 
-  private constructor(shim: Shim, handle: number, options: LocalMemoryOptions) {
+  private constructor(shim: Shim, handle: number, options: Pick<LocalMemoryOptions, 'writable' | 'pause'>) {
     this.#shim = shim
     this.#handle = handle
     this.#pause = options.pause
@@ -136,6 +136,11 @@ export class LocalMemory implements GuestMemory {
     const shim = loadShim()
     const flags = writable ? CA_OPEN_WRITE : 0
     const handle = checked(shim, shim.ca_mem_open_file(Buffer.from(`${path}\0`), table, regions.length, flags))
+    return new LocalMemory(shim, handle, options)
+  }
+
+  /** Takes over a handle that another source of the native library opened; closes it. @internal */
+  static over(shim: Shim, handle: number, options: Pick<LocalMemoryOptions, 'writable' | 'pause'>): LocalMemory {
     return new LocalMemory(shim, handle, options)
   }
 

@@ -5,8 +5,8 @@ import type { LocalVm } from './local-vm.js'
 import { openRaw } from './raw.js'
 
 /**
- * Opens a VM by the URI of its source: `raw:PATH` (a file of physical memory) or `qemu:SOCKET` (the QMP socket of a
- * running QEMU).
+ * Opens a VM by the URI of its source: `raw:PATH` (a file of physical memory), `qemu:SOCKET` (the QMP socket of a
+ * running QEMU) or `xen:DOMAIN` (name, number or uuid of a domain of the Xen host this is the control domain of).
  *
  * @returns The VM; the caller closes it.
  * @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT` for a URI of no known source, and what the source throws.
@@ -19,7 +19,7 @@ export async function openVm(uri: string, options: { readonly signal?: AbortSign
   const colon = uri.indexOf(':')
   const scheme = uri.slice(0, Math.max(colon, 0))
   const place = uri.slice(colon + 1)
-  if (colon <= 0 || place === '') throw invalid(`'${uri}' names no source: use raw:PATH or qemu:SOCKET`)
+  if (colon <= 0 || place === '') throw invalid(`'${uri}' names no source: use raw:PATH, qemu:SOCKET or xen:DOMAIN`)
   switch (scheme) {
     case 'raw':
       return openRaw(place)
@@ -27,7 +27,11 @@ export async function openVm(uri: string, options: { readonly signal?: AbortSign
       const { openQemu } = await import('./qemu.js')
       return openQemu(place, options)
     }
+    case 'xen': {
+      const { openXen } = await import('./xen.js')
+      return openXen(place, options)
+    }
     default:
-      throw invalid(`the source '${scheme}' is not known: use raw:PATH or qemu:SOCKET`)
+      throw invalid(`the source '${scheme}' is not known: use raw:PATH, qemu:SOCKET or xen:DOMAIN`)
   }
 }
