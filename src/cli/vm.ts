@@ -5,7 +5,12 @@ import type { Invocation, OptionSpec } from './command.js'
 
 /** The option every `vmi` command has. */
 export const sourceOption: Readonly<Record<string, OptionSpec>> = {
-  source: { type: 'string', value: 'URI', required: true, help: 'the VM: raw:FILE or qemu:QMP-SOCKET' },
+  source: {
+    type: 'string',
+    value: 'URI',
+    required: true,
+    help: 'the VM: raw:FILE, elf:FILE, lime:FILE or qemu:QMP-SOCKET',
+  },
 }
 
 /** Opens the VM that `--source` names for the time of `use`. */

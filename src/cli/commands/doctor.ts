@@ -32,14 +32,11 @@ export const command: Command = {
   },
 }
 
-/** `raw:` and `qemu:` read files through the native library; the VM's files decide the rest when one is opened. */
+/** These sources read files through the native library; the VM's files decide the rest when one is opened. */
 function verdicts(native: Check): SourceVerdict[] {
   const usable = native.status === 'ok'
   const why = usable ? 'the native library loads' : 'the native library does not load'
-  return [
-    { kind: 'raw', usable, why },
-    { kind: 'qemu', usable, why },
-  ]
+  return ['raw', 'elf', 'lime', 'qemu'].map((kind) => ({ kind, usable, why }))
 }
 
 function print(out: Output, checks: readonly Check[], sources: readonly SourceVerdict[]): void {

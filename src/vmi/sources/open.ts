@@ -4,9 +4,12 @@ import { invalid } from '../local-check.js'
 import type { LocalVm } from './local-vm.js'
 import { openRaw } from './raw.js'
 
+const KNOWN = 'raw:PATH, elf:PATH, lime:PATH, qemu:SOCKET or xen:DOMAIN'
+
 /**
- * Opens a VM by the URI of its source: `raw:PATH` (a file of physical memory), `qemu:SOCKET` (the QMP socket of a
- * running QEMU) or `xen:DOMAIN` (name, number or uuid of a domain of the Xen host this is the control domain of).
+ * Opens a VM by the URI of its source: `raw:PATH` (a file of physical memory), `elf:PATH` (a core file of QEMU's
+ * dump-guest-memory or of `xl dump-core`), `lime:PATH` (a LiME file), `qemu:SOCKET` (the QMP socket of a running QEMU) or
+ * `xen:DOMAIN` (name, number or uuid of a domain of the Xen host this is the control domain of).
  *
  * @returns The VM; the caller closes it.
  * @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT` for a URI of no known source, and what the source throws.
@@ -19,10 +22,18 @@ export async function openVm(uri: string, options: { readonly signal?: AbortSign
   const colon = uri.indexOf(':')
   const scheme = uri.slice(0, Math.max(colon, 0))
   const place = uri.slice(colon + 1)
-  if (colon <= 0 || place === '') throw invalid(`'${uri}' names no source: use raw:PATH, qemu:SOCKET or xen:DOMAIN`)
+  if (colon <= 0 || place === '') throw invalid(`'${uri}' names no source: use ${KNOWN}`)
   switch (scheme) {
     case 'raw':
       return openRaw(place)
+    case 'elf': {
+      const { openElf } = await import('./elf.js')
+      return openElf(place, options)
+    }
+    case 'lime': {
+      const { openLime } = await import('./lime.js')
+      return openLime(place, options)
+    }
     case 'qemu': {
       const { openQemu } = await import('./qemu.js')
       return openQemu(place, options)
@@ -32,6 +43,6 @@ export async function openVm(uri: string, options: { readonly signal?: AbortSign
       return openXen(place, options)
     }
     default:
-      throw invalid(`the source '${scheme}' is not known: use raw:PATH, qemu:SOCKET or xen:DOMAIN`)
+      throw invalid(`the source '${scheme}' is not known: use ${KNOWN}`)
   }
 }
