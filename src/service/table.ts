@@ -136,13 +136,15 @@ function pad(text: string, width: number, right: boolean): string {
   return `${cut}…${' '.repeat(width - used - 1)}`
 }
 
-/** Terminal cells: two for the wide scripts (UAX #11, the blocks that are wide as a whole), none for combining marks. */
+/**
+ * Terminal cells: two for the wide scripts (UAX #11, the blocks that are wide as a whole). A combining mark counts as one:
+ * it takes none, but a hostile string may be all marks, and would never be cut.
+ */
 function displayWidth(text: string): number {
   if (/^[\x20-\x7e]*$/.test(text)) return text.length
   let width = 0
   for (const c of text) {
     const code = c.codePointAt(0) as number
-    if (/\p{M}/u.test(c)) continue
     const wide =
       (code >= 0x1100 && code <= 0x115f) || (code >= 0x2e80 && code <= 0xa4cf) || (code >= 0xac00 && code <= 0xd7a3)
     const wider =
