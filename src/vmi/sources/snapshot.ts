@@ -19,7 +19,7 @@ export const SNAPSHOT_OPTIONS = ['signal', 'name'] as const
 /** Bounds on a snapshot file, whoever wrote it. */
 export const SNAPSHOT_LIMITS = {
   /** Ranges of memory as the file lists them, before neighbours are joined. */
-  ranges: 65_536,
+  ranges: 1 << 20,
   /** Ranges of memory after neighbours are joined; what the native library's table takes. */
   regions: 1024,
   /** Bytes of one table or note that are read at a time. */
