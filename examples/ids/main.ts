@@ -4,6 +4,7 @@
  *
  * It gets no profile, no symbol file and no configuration of the VM, and can do what its token says.
  */
+import { once } from 'node:events'
 import { parseArgs } from 'node:util'
 import { type Delegation, integrity, Linux, ServiceDomain } from '@cloudapp/sdk'
 
@@ -62,4 +63,4 @@ sd.onDelegation(['memory.read'], async (vm: Delegation<'memory.read'>) => {
 say(`${sd.manifest.title} ${sd.manifest.version} serves ${values.listen}`)
 process.once('SIGTERM', () => void sd.close())
 process.once('SIGINT', () => void sd.close())
-await new Promise((resolve) => sd.closed.addEventListener('abort', resolve, { once: true }))
+await once(sd.closed, 'abort')
