@@ -1,6 +1,6 @@
 import { attenuateToken } from '../capabilities/attenuate.js'
 import type { Grant } from '../capabilities/caveats.js'
-import type { Delegation, DelegationPorts, VmInfo } from '../capabilities/delegation.js'
+import type { Budget, DelegatedProcess, Delegation, DelegationPorts, VmInfo } from '../capabilities/delegation.js'
 import type { KeyPair } from '../capabilities/keys.js'
 import { makeDelegation } from '../capabilities/make-delegation.js'
 import { ProofResponder } from '../capabilities/proof.js'
@@ -48,6 +48,8 @@ export async function connectBroker(options: ConnectOptions): Promise<BrokerConn
 interface DelegationStub extends RemoteMemoryStub {
   registers(): PromiseLike<VcpuRegisters[]>
   info(): PromiseLike<VmInfo>
+  processes(): PromiseLike<DelegatedProcess[]>
+  budget(): PromiseLike<Budget>
   pause(): PromiseLike<{ close(): PromiseLike<void> }>
   kernel(): PromiseLike<Uint8Array>
   section(name: string): PromiseLike<Uint8Array>
@@ -161,6 +163,8 @@ class HolderConnection implements BrokerConnection {
       ...(parts.vcpus ? { vcpus } : {}),
       ...(parts.pause ? { pause: () => pauseOf(session, stub) } : {}),
       info: () => session.settle(stub.info()),
+      processes: () => session.settle(stub.processes()),
+      budget: () => session.settle(stub.budget()),
       denied: async (right) => {
         await session.settle(stub.denied(right)).catch((error: unknown) => {
           // The refusal itself comes back as the error it is.

@@ -1,10 +1,11 @@
 import { RpcTarget } from 'capnweb'
-import type { VmInfo } from '../capabilities/delegation.js'
+import type { DelegatedProcess, VmInfo } from '../capabilities/delegation.js'
+import { CloudAppError } from '../errors.js'
 import type { GuestVm, VcpuRegisters } from '../vmi/guest.js'
-import { LIMITS } from '../vmi/memory.js'
+import { LIMITS, type Space } from '../vmi/memory.js'
 import { JobSchema, parseArgument, RightSchema, SectionSchema } from './edge.js'
 import { type HeldPause, type Lease, type Operation, unsupported } from './lease.js'
-import { checkScope, checkUnscoped, readTouches } from './scope.js'
+import { checkBefore, isScoped, readTouches, type Touch } from './scope/touches.js'
 import { decodeReads, decodeWrites, encodeReadResults, encodeWriteResults } from './wire/read.js'
 import {
   decodeDigest,
@@ -22,6 +23,11 @@ type Memory = NonNullable<GuestVm['memory']>
 const MATCH = 9
 const RUN = 25
 const DIGEST = 33
+/** What a process counts, with its name and cgroup. */
+const PROCESS = 64
+
+/** Processes told of at once. */
+const MAX_PROCESSES = 4096
 
 /**
  * A live capability as its holder sees it over the wire. Every method is reachable by a hostile peer: arguments are
@@ -40,7 +46,7 @@ export class DelegationTarget extends RpcTarget {
       const { requests, resultBytes } = decodeReads(message)
       return {
         weight: resultBytes,
-        check: () => checkScope(this.#lease.token.grant, 'memory.read', readTouches(requests)),
+        touches: () => readTouches(requests),
         run: async (memory, signal) => encodeReadResults(await memory.read(requests, { signal })),
       }
     })
@@ -51,7 +57,8 @@ export class DelegationTarget extends RpcTarget {
       const { plans, resultBytes } = decodeWalks(message)
       return {
         weight: resultBytes,
-        check: () => checkUnscoped(this.#lease.token.grant, 'memory.read'),
+        // Where the guest's pointers lead is found out on the way; what the holder names itself is the head.
+        touches: () => plans.map(({ space, head }) => ({ space, start: head, end: head + 1n })),
         run: async (memory, signal) => encodeWalkResults(await memory.walk(plans, { signal })),
       }
     })
@@ -62,7 +69,7 @@ export class DelegationTarget extends RpcTarget {
       const request = decodePages(message)
       return {
         weight: request.limit * RUN,
-        check: () => checkUnscoped(this.#lease.token.grant, 'memory.read'),
+        touches: () => [request],
         run: async (memory, signal) => encodePagesResult(await memory.pages(request, { signal })),
       }
     })
@@ -73,7 +80,7 @@ export class DelegationTarget extends RpcTarget {
       const request = decodeSearch(message)
       return {
         weight: request.limit * MATCH,
-        check: () => checkScope(this.#lease.token.grant, 'memory.read', [request]),
+        touches: () => [request],
         run: async (memory, signal) => encodeSearchResult(await memory.search(request, { signal })),
       }
     })
@@ -84,7 +91,7 @@ export class DelegationTarget extends RpcTarget {
       const { request, pages } = decodeDigest(message)
       return {
         weight: pages * DIGEST,
-        check: () => checkScope(this.#lease.token.grant, 'memory.read', [request]),
+        touches: () => [request],
         run: async (memory, signal) => encodeDigestResult(await memory.digest(request, { signal })),
       }
     })
@@ -92,27 +99,53 @@ export class DelegationTarget extends RpcTarget {
 
   write(message: unknown, job?: unknown): Promise<Uint8Array> {
     const lease = this.#lease
+    const requests = decodeWrites(message)
     return lease.run(
       'memory.write',
       {
         right: 'memory.write',
         weight: 0,
         check: () => {
-          const requests = decodeWrites(message)
-          checkScope(
-            lease.token.grant,
-            'memory.write',
-            requests.map(({ space, at, bytes }) => ({ space, start: at, end: at + BigInt(bytes.length) })),
-          )
+          const touches = requests.map(({ space, at, bytes }) => ({ space, start: at, end: at + BigInt(bytes.length) }))
+          checkBefore(lease.token.grant, 'memory.write', touches)
         },
         run: async (vm, signal) => {
-          if (vm.memory?.write === undefined) throw unsupported('memory that can be written', lease.vmName)
-          return encodeWriteResults(await vm.memory.write(decodeWrites(message), { signal }))
+          const { memory } = vm
+          if (memory?.write === undefined) throw unsupported('memory that can be written', lease.vmName)
+          const spaces = requests.map(({ space }) => space)
+          return lease.scope.perform(vm, memory, spaces, 'memory.write', async (scoped) =>
+            encodeWriteResults(await (scoped.write as NonNullable<Memory['write']>)(requests, { signal })),
+          )
         },
         bytes: () => 0,
       },
       parseArgument('job', JobSchema, job),
     )
+  }
+
+  /** The processes the capability reaches, and their address spaces now. */
+  processes(): Promise<DelegatedProcess[]> {
+    const lease = this.#lease
+    return lease.run('memory.processes', {
+      right: 'memory.read',
+      weight: MAX_PROCESSES * PROCESS,
+      run: async (vm) => {
+        if (vm.memory === undefined) throw unsupported('memory', lease.vmName)
+        const found = await lease.scope.processes(vm)
+        if (found.length > MAX_PROCESSES) {
+          throw new CloudAppError('ERR_CLOUDAPP_LIMIT', `${found.length} processes are more than ${MAX_PROCESSES}`, {
+            details: { limit: 'processes', most: MAX_PROCESSES },
+          })
+        }
+        return found.map(({ task, cgroup, space }) => ({
+          pid: task.pid,
+          name: task.comm,
+          space,
+          ...(cgroup === undefined ? {} : { cgroup }),
+        }))
+      },
+      bytes: (found) => found.length * PROCESS,
+    })
   }
 
   registers(): Promise<VcpuRegisters[]> {
@@ -157,19 +190,22 @@ export class DelegationTarget extends RpcTarget {
     job: unknown,
     decode: () => {
       readonly weight: number
-      check(): void
+      touches(): Iterable<Touch>
       run(memory: Memory, signal: AbortSignal): Promise<T>
     },
   ): Promise<T> {
     const lease = this.#lease
-    const { weight, check, run } = decode()
+    const { weight, touches, run } = decode()
+    const { grant } = lease.token
     const operation: Operation<T> = {
       right: 'memory.read',
       weight: Math.min(weight, LIMITS.resultBytes),
-      check,
+      check: () => checkBefore(grant, 'memory.read', touches()),
       run: (vm, signal) => {
-        if (vm.memory === undefined) throw unsupported('memory', lease.vmName)
-        return run(vm.memory, signal)
+        const { memory } = vm
+        if (memory === undefined) throw unsupported('memory', lease.vmName)
+        if (!isScoped(grant)) return run(memory, signal)
+        return lease.scope.perform(vm, memory, spacesOf(touches()), 'memory.read', (scoped) => run(scoped, signal))
       },
       bytes: lengthOf,
     }
@@ -188,6 +224,10 @@ export class DelegationTarget extends RpcTarget {
       bytes: () => 0,
     })
   }
+}
+
+function* spacesOf(touches: Iterable<Touch>): Generator<Space> {
+  for (const { space } of touches) yield space
 }
 
 function lengthOf(result: Uint8Array | Uint8Array[]): number {

@@ -6,6 +6,7 @@ import type { Gate } from '../transport/gate.js'
 import type { GuestVm, PauseScope, VcpuRegisters } from '../vmi/guest.js'
 import type { BrokerCore } from './core.js'
 import type { ChainMeter } from './meter.js'
+import { ScopedAccess } from './scope/access.js'
 
 /** A timer can not wait longer than this, in ms. */
 const LONGEST_TIMER = 2 ** 31 - 1
@@ -35,6 +36,8 @@ export class Lease {
   readonly #jobs = new Map<number, AbortController>()
   readonly #pauses = new Set<HeldPause>()
   readonly #idle: (() => void)[] = []
+  /** The VM's memory as far as the grant reaches it. */
+  readonly scope: ScopedAccess
   #running = 0
   #timer: NodeJS.Timeout | undefined
 
@@ -48,6 +51,7 @@ export class Lease {
     this.#core = core
     this.#gate = gate
     this.#meter = core.meter.chain(token)
+    this.scope = new ScopedAccess(token.grant, () => [...this.#pauses].find((held) => !held.ending))
     this.#armExpiry()
   }
 
@@ -65,7 +69,8 @@ export class Lease {
   }
 
   budget(): ReturnType<ChainMeter['budget']> {
-    return this.#meter.budget()
+    this.#alive()
+    return this.#meter.budget(this.token.grant.expires - this.#core.clock.now())
   }
 
   /**
@@ -242,6 +247,11 @@ export class HeldPause {
     this.#scope = scope
     this.#onEnd = onEnd
     this.#timer = setTimeout(() => void this.close(), Math.min(most, LONGEST_TIMER))
+  }
+
+  /** True from the moment on that the VM is let go. */
+  get ending(): boolean {
+    return this.#closing !== undefined
   }
 
   close(): Promise<void> {

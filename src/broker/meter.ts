@@ -1,4 +1,5 @@
 import type { Narrowing } from '../capabilities/caveats.js'
+import type { Budget, RateLeft } from '../capabilities/delegation.js'
 import type { VerifiedToken } from '../capabilities/verify.js'
 import { CloudAppError } from '../errors.js'
 import type { BrokerState } from './state.js'
@@ -38,19 +39,16 @@ class Bucket {
     const missing = Math.min(amount, this.most) - this.level(now)
     return missing <= 0 ? 0 : Math.ceil((missing * this.period) / this.most)
   }
+
+  left(now: number): RateLeft {
+    return { left: Math.floor(this.level(now)), most: this.most, retryAfterMs: this.wait(1, now) }
+  }
 }
 
 interface BlockRates {
   readonly operations?: Bucket
   readonly bytes?: Bucket
   readonly pause?: Bucket
-}
-
-/** What is left of a chain's limits: of each, the least over its blocks. */
-export interface Budget {
-  readonly uses?: number
-  readonly outputBytes?: number
-  readonly pauseMs?: number
 }
 
 /**
@@ -135,8 +133,10 @@ export class ChainMeter {
         throw spent('uses', narrowing.uses)
       }
       const { operations, bytes } = this.#rates(key, narrowing)
-      const wait = Math.max(operations?.wait(1, now) ?? 0, bytes?.wait(1, now) ?? 0)
-      if (wait > 0) throw later(operations === undefined ? 'bytesPerSecond' : 'operationsPerSecond', wait)
+      const forOperation = operations?.wait(1, now) ?? 0
+      const forBytes = bytes?.wait(1, now) ?? 0
+      if (forOperation > 0 && forOperation >= forBytes) throw later('operationsPerSecond', forOperation)
+      if (forBytes > 0) throw later('bytesPerSecond', forBytes)
     }
     const written: Promise<void>[] = []
     for (const { key, narrowing } of this.#blocks) {
@@ -193,21 +193,49 @@ export class ChainMeter {
     for (const { key, narrowing } of this.#blocks) this.#rates(key, narrowing).pause?.take(ms, now)
   }
 
-  /** What is left. */
-  budget(): Budget {
-    const left: { uses?: number; outputBytes?: number; pauseMs?: number } = {}
-    const least = (name: keyof Budget, value: number) => {
-      left[name] = Math.min(left[name] ?? Number.POSITIVE_INFINITY, Math.max(0, value))
-    }
+  /** What is left; costs nothing. */
+  budget(timeMs: number): Budget {
+    const now = this.#now()
+    let budget: Budget = { timeMs: Math.max(0, timeMs) }
     for (const { key, narrowing } of this.#blocks) {
       const usage = this.#state.usage(key)
-      if (narrowing.uses !== undefined) least('uses', narrowing.uses - usage.uses)
-      if (narrowing.outputBytes !== undefined) least('outputBytes', narrowing.outputBytes - usage.outputBytes)
-      const { pause } = this.#rates(key, narrowing)
-      if (pause !== undefined) least('pauseMs', Math.floor(pause.level(this.#now())))
+      const rates = this.#rates(key, narrowing)
+      const mine = {
+        uses: narrowing.uses === undefined ? undefined : Math.max(0, narrowing.uses - usage.uses),
+        outputBytes:
+          narrowing.outputBytes === undefined ? undefined : Math.max(0, narrowing.outputBytes - usage.outputBytes),
+        operations: rates.operations?.left(now),
+        bytes: rates.bytes?.left(now),
+        pauseMs: rates.pause?.left(now),
+      }
+      budget = {
+        ...budget,
+        ...lesser('uses', budget.uses, mine.uses),
+        ...lesser('outputBytes', budget.outputBytes, mine.outputBytes),
+        ...lesserRate('operations', budget.operations, mine.operations),
+        ...lesserRate('bytes', budget.bytes, mine.bytes),
+        ...lesserRate('pauseMs', budget.pauseMs, mine.pauseMs),
+      }
     }
-    return left
+    return budget
   }
+}
+
+function lesser<K extends string>(name: K, a: number | undefined, b: number | undefined): { [P in K]?: number } {
+  if (b === undefined) return {}
+  return { [name]: Math.min(a ?? b, b) } as { [P in K]?: number }
+}
+
+/** Of two blocks' rates, the one that has to be waited for longer, then the one with less left. */
+function lesserRate<K extends string>(
+  name: K,
+  a: RateLeft | undefined,
+  b: RateLeft | undefined,
+): { [P in K]?: RateLeft } {
+  if (b === undefined) return {}
+  const first =
+    a === undefined || b.retryAfterMs > a.retryAfterMs || (b.retryAfterMs === a.retryAfterMs && b.left < a.left)
+  return { [name]: first ? b : a } as { [P in K]?: RateLeft }
 }
 
 function spent(limit: string, most: number): CloudAppError {

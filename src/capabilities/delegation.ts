@@ -1,5 +1,5 @@
 import type { KernelProfileParts, PauseScope, VcpuReader, VmIdentity } from '../vmi/guest.js'
-import type { MemoryReader, MemoryReaderSync, MemoryWriter } from '../vmi/memory.js'
+import type { MemoryReader, MemoryReaderSync, MemoryWriter, Space } from '../vmi/memory.js'
 import type { Grant, Narrowing } from './caveats.js'
 import type { PublicKey } from './keys.js'
 import type { Right } from './rights.js'
@@ -25,6 +25,45 @@ export interface DelegatedReader extends MemoryReader {
   readonly sync?: MemoryReaderSync
 }
 
+/** A process of the VM that a delegation reaches. Name and cgroup are what the guest's kernel says of it. */
+export interface DelegatedProcess {
+  readonly pid: number
+  /** The kernel's name of it (comm), at most 15 bytes; may hold control characters. */
+  readonly name: string
+  /** Path in cgroup v2, where the capability is limited to a cgroup. */
+  readonly cgroup?: string
+  /** Its address space, for reads; another one once it starts another program. */
+  readonly space: Space
+}
+
+/**
+ * What is left of a capability's limits at this moment: of each, the least over the blocks of its chain. A limit that no
+ * block states is absent. Siblings of the same blocks draw on the same limits.
+ */
+export interface Budget {
+  /** Operations in all. */
+  readonly uses?: number
+  /** Bytes of guest data in all. */
+  readonly outputBytes?: number
+  /** Operations that may start at once; `most` a second are added. */
+  readonly operations?: RateLeft
+  /** Bytes of guest data that may be asked for at once; negative while an answer that was larger is paid off. */
+  readonly bytes?: RateLeft
+  /** Milliseconds the VM may be held paused; `most` a minute are added. */
+  readonly pauseMs?: RateLeft
+  /** Milliseconds until the capability expires. */
+  readonly timeMs: number
+}
+
+/** What is left of a rate. */
+export interface RateLeft {
+  readonly left: number
+  /** What a whole period gives: a second, of pauses a minute. */
+  readonly most: number
+  /** Milliseconds until there is something left again; 0 if there is. */
+  readonly retryAfterMs: number
+}
+
 type DelegatedMemory<R extends Right> = [Extract<R, 'memory.read' | 'memory.write'>] extends [never]
   ? unknown
   : { readonly memory: If<R, 'memory.read', DelegatedReader> & If<R, 'memory.write', MemoryWriter> }
@@ -39,6 +78,12 @@ export interface DelegationBase<R extends Right> extends AsyncDisposable {
   readonly grant: Grant
   /** The kernel profile, for the holder of any right on the VM. */
   kernel(options?: { readonly signal?: AbortSignal }): Promise<KernelProfileParts>
+  /**
+   * What is left of the limits. Costs nothing of them.
+   *
+   * @throws CloudAppError `ERR_CLOUDAPP_UNSUPPORTED` where nothing meters the handle (`@cloudapp/sdk/testing`)
+   */
+  budget(): Promise<Budget>
   /** Fires when the handle ends. `reason` is a CloudAppError: closed, revoked, expired, or the VM has gone. */
   readonly closed: AbortSignal
   /** Idempotent; closes what was attenuated from it too. */
@@ -77,6 +122,17 @@ export interface AttenuateRequest<Q extends Right>
  */
 export type Delegation<R extends Right = never> = DelegationBase<R> &
   DelegatedMemory<R> &
+  If<
+    R,
+    'memory.read',
+    {
+      /**
+       * The processes the capability reaches that have memory of their own, as they are now; all, if it is limited to
+       * none. Whoever may read only processes learns their address spaces here.
+       */
+      processes(): Promise<DelegatedProcess[]>
+    }
+  > &
   If<R, 'vcpu.read', { readonly vcpus: VcpuReader }> &
   If<R, 'vm.pause', { pause(): Promise<PauseScope> }> &
   If<R, 'vm.info', { info(): Promise<VmInfo> }>
@@ -91,6 +147,8 @@ export interface DelegationPorts {
   readonly vcpus?: VcpuReader
   pause?(): Promise<PauseScope>
   info?(): Promise<VmInfo>
+  processes?(): Promise<DelegatedProcess[]>
+  budget?(): Promise<Budget>
   /** Appends a block for the present holder and redeems the narrower token. */
   attenuate?(request: AttenuateRequest<Right>): Promise<{ readonly grant: Grant; readonly ports: DelegationPorts }>
   /** Appends a block for another holder. */

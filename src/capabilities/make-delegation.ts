@@ -41,6 +41,7 @@ class DelegationCore {
       grant,
       closed: this.#ended.signal,
       kernel: async (options?: { readonly signal?: AbortSignal }) => this.#ports.kernel(options),
+      budget: async () => this.#method('budget')(),
       has: (right: Right) => grant.rights.includes(right),
       demand: (right: Right) => this.#demand(right),
       attenuate: (request: AttenuateRequest<Right>) => this.#attenuate(request),
@@ -74,6 +75,7 @@ class DelegationCore {
         registers: async (options?: { readonly signal?: AbortSignal }) => this.#part('vcpus').registers(options),
       })
     }
+    if (held('memory.read')) parts.processes = async () => this.#method('processes')()
     if (held('vm.pause') && ports.pause !== undefined) parts.pause = async () => this.#method('pause')()
     if (held('vm.info') && ports.info !== undefined) parts.info = async () => this.#method('info')()
     return parts
@@ -119,7 +121,7 @@ class DelegationCore {
     return part
   }
 
-  #method<K extends 'pause' | 'info'>(name: K): NonNullable<DelegationPorts[K]> {
+  #method<K extends 'pause' | 'info' | 'processes' | 'budget'>(name: K): NonNullable<DelegationPorts[K]> {
     const method = this.#ports[name]
     if (method === undefined) throw unsupported(`this source can not do ${name}`)
     return method.bind(this.#ports) as NonNullable<DelegationPorts[K]>

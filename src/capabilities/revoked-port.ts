@@ -30,6 +30,8 @@ export function revokedPorts(identity: VmIdentity, reason: CloudAppError): Deleg
     kernel: fail,
     pause: fail,
     info: fail,
+    processes: fail,
+    budget: fail,
     attenuate: fail,
     delegate: fail,
     denied: fail,

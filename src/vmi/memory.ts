@@ -34,6 +34,8 @@ export type FaultReason =
   | 'outside-ram'
   /** The page was there but the source could not give it (hypervisor error, truncated file). */
   | 'source'
+  /** The capability does not reach the address: where a guest's pointer leads out of the memory it is limited to. */
+  | 'denied'
 
 /** A translation fault. Source of levels and bits: Intel SDM vol. 3A, 4.5. */
 export interface Fault {

@@ -196,6 +196,36 @@ describe('limits of a token', () => {
     expect(failed[0]?.reason.details.retryAfterMs).toBeLessThanOrEqual(200)
   })
 
+  it('tells what is left of each limit, of a chain the least', async () => {
+    const root = mint({ uses: 10, outputBytes: 1000, bytesPerSecond: 100_000, operationsPerSecond: 50 })
+    const vm = await holder.redeem<'memory.read'>(root)
+    const narrow = await vm.attenuate({ uses: 3, operationsPerSecond: 2 })
+    await narrow.memory.read(one)
+    expect(await vm.budget()).toMatchObject({ uses: 9, outputBytes: 1000 - 17, bytes: { most: 100_000 } })
+    const left = await narrow.budget()
+    expect(left).toMatchObject({ uses: 2, outputBytes: 1000 - 17, operations: { most: 2 } })
+    expect(left).not.toHaveProperty('pauseMs')
+    expect(left.timeMs).toBeGreaterThan(0)
+    expect(left.timeMs).toBeLessThanOrEqual(600_000)
+    // Looking costs nothing.
+    expect((await narrow.budget()).uses).toBe(2)
+    await vm.close()
+    await expect(narrow.budget()).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_CLOSED' })
+  })
+
+  it('says of a rate when there is something again, and there is', async () => {
+    const vm = await holder.redeem<'memory.read'>(mint({ bytesPerSecond: 2000 }))
+    await vm.memory.read([{ space: PHYSICAL, at: 0n, length: 2200 }])
+    const error = await vm.memory.read(one).catch((reason: unknown) => reason)
+    expect(error).toMatchObject({ code: 'ERR_CLOUDAPP_LIMIT', details: { limit: 'bytesPerSecond' } })
+    const { bytes } = await vm.budget()
+    expect(bytes?.left).toBeLessThan(0)
+    const wait = (error as { details: { retryAfterMs: number } }).details.retryAfterMs
+    expect(wait).toBeGreaterThanOrEqual(bytes?.retryAfterMs ?? 0)
+    await new Promise((resolve) => setTimeout(resolve, wait + 1))
+    expect(await read(vm)).toBe(0x1000)
+  })
+
   it('reaches physical ranges and nothing past them, whatever verb is tried', async () => {
     const vm = await holder.redeem<'memory.read'>(mint({ memory: { physical: [{ first: 0x1000n, last: 0x1fffn }] } }))
     expect(await read(vm)).toBe(0x1000)
@@ -204,8 +234,10 @@ describe('limits of a token', () => {
     await expect(vm.memory.read([{ space: PHYSICAL, at, length: 4 }])).rejects.toMatchObject(denied)
     await expect(vm.memory.read([{ space: 0x1004n, at: 0x1000n, length: 4 }])).rejects.toMatchObject(denied)
     await expect(vm.memory.digest({ space: PHYSICAL, start: 0x1000n, end: 0x3000n })).rejects.toMatchObject(denied)
+    // The word at 0x1000 is a pointer out of the range: no row, and no look behind it.
     const list = { kind: 'list' as const, space: PHYSICAL, head: 0x1000n, node: 0, columns: [], limit: 1 }
-    await expect(vm.memory.walk([list])).rejects.toMatchObject(denied)
+    expect(await vm.memory.walk([list])).toMatchObject([{ rows: 0, end: 'fault', fault: { reason: 'denied' } }])
+    await expect(vm.memory.walk([{ ...list, head: 0x2000n }])).rejects.toMatchObject(denied)
     await expect(
       vm.memory.search({ space: PHYSICAL, start: 0n, end: 0x2000n, patterns: [new Uint8Array([1])], limit: 1 }),
     ).rejects.toMatchObject(denied)

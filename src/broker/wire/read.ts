@@ -2,7 +2,14 @@ import { checkLimit } from '../../vmi/local-check.js'
 import type { Fault, FaultReason, ReadRequest, ReadResult, WriteRequest, WriteResult } from '../../vmi/memory.js'
 import { type ByteReader, ByteWriter, decodeWith, malformed } from './bytes.js'
 
-const REASONS: readonly FaultReason[] = ['not-present', 'non-canonical', 'reserved-bit', 'outside-ram', 'source']
+const REASONS: readonly FaultReason[] = [
+  'not-present',
+  'non-canonical',
+  'reserved-bit',
+  'outside-ram',
+  'source',
+  'denied',
+]
 
 /** Bytes of a fault on the wire. */
 const FAULT = 18

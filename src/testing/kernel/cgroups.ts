@@ -10,6 +10,7 @@ export class Cgroups {
   readonly #table: bigint
   readonly #root: StructRef
   readonly #sets = new Map<string, StructRef>()
+  readonly #nodes = new Map<string, StructRef>()
 
   constructor(kernel: Kernel) {
     this.#kernel = kernel
@@ -20,7 +21,7 @@ export class Cgroups {
     this.#root = image.struct('cgrp_dfl_root', 'cgroup_root')
     lists.addTail(roots, this.#root.at('root_list'))
     const top = kernel.at('cgroup', this.#root.at('cgrp'))
-    this.#initCgroup(top, undefined)
+    this.#initCgroup(top, undefined, '/')
     const set = image.struct('init_css_set', 'css_set')
     this.#initSet(set, top)
     this.#sets.set('/', set)
@@ -39,14 +40,14 @@ export class Cgroups {
     const known = this.#sets.get(path)
     if (known !== undefined) return known
     const cgroup = this.#kernel.create('cgroup')
-    this.#initCgroup(cgroup, this.#kernel.at('cgroup', this.#root.at('cgrp')))
+    this.#initCgroup(cgroup, this.#kernel.at('cgroup', this.#root.at('cgrp')), path)
     const set = this.#kernel.create('css_set')
     this.#initSet(set, cgroup)
     this.#sets.set(path, set)
     return set
   }
 
-  #initCgroup(cgroup: StructRef, parent: StructRef | undefined): void {
+  #initCgroup(cgroup: StructRef, parent: StructRef | undefined, path: string): void {
     const { lists } = this.#kernel
     for (const list of ['self.sibling', 'self.children', 'cset_links']) lists.init(cgroup.at(list))
     for (let i = 0; i < 14; i++) lists.init(cgroup.at(`e_csets[${i}]`))
@@ -56,8 +57,23 @@ export class Cgroups {
       'self.parent': parent?.at('self') ?? 0n,
       level: parent === undefined ? 0 : 1,
       root: this.#root.address,
+      kn: this.#node(path).address,
     })
     if (parent !== undefined) lists.addTail(parent.at('self.children'), cgroup.at('self.sibling'))
+  }
+
+  /** The directory of `path` in the cgroup file system, and those above it. */
+  #node(path: string): StructRef {
+    const known = this.#nodes.get(path)
+    if (known !== undefined) return known
+    const node = this.#kernel.create('kernfs_node')
+    const name = new TextEncoder().encode(`${path.slice(path.lastIndexOf('/') + 1)}\0`)
+    const text = this.#kernel.machine.alloc(name.length)
+    this.#kernel.machine.setBytes(text, name)
+    const above = path.slice(0, path.lastIndexOf('/')) || '/'
+    node.setAll({ name: text, parent: path === '/' ? 0n : this.#node(above).address })
+    this.#nodes.set(path, node)
+    return node
   }
 
   #initSet(set: StructRef, cgroup: StructRef): void {

@@ -256,6 +256,14 @@ const CGROUPS: Record<string, Shape> = {
       name: 'char[64]',
     },
   },
+  // include/linux/kernfs.h.
+  kernfs_node: {
+    filler: 48,
+    members: {
+      parent: 'struct kernfs_node *',
+      name: 'char *',
+    },
+  },
   cgrp_cset_link: {
     members: {
       cgrp: 'struct cgroup *',
