@@ -3,7 +3,7 @@ import type { Command, Output } from '../command.js'
 import type { Check, SourceVerdict } from '../doctor/check.js'
 import { checkCache, checkNode, checkPermissions, checkPlatform, checkQemu } from '../doctor/host.js'
 import { checkBackend, checkNative } from '../doctor/native.js'
-import { checkXen } from '../doctor/xen.js'
+import { checkXen, xenVerdict } from '../doctor/xen.js'
 import { version } from '../version.js'
 
 export const command: Command = {
@@ -36,7 +36,8 @@ export const command: Command = {
 function verdicts(native: Check): SourceVerdict[] {
   const usable = native.status === 'ok'
   const why = usable ? 'the native library loads' : 'the native library does not load'
-  return ['raw', 'elf', 'lime', 'qemu'].map((kind) => ({ kind, usable, why }))
+  const files = ['raw', 'elf', 'lime', 'qemu'].map((kind) => ({ kind, usable, why }))
+  return usable ? [...files, xenVerdict()] : files
 }
 
 function print(out: Output, checks: readonly Check[], sources: readonly SourceVerdict[]): void {

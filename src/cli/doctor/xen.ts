@@ -1,11 +1,13 @@
 import { constants, existsSync, readdirSync, readFileSync } from 'node:fs'
-import { type Check, missing, ok } from './check.js'
+import { loadShim } from '../../native/shim.js'
+import { listDomains } from '../../vmi/sources/xen-domains.js'
+import { type Check, missing, ok, type SourceVerdict } from './check.js'
 import { mayUse } from './host.js'
 
 // Linux: drivers/xen/{privcmd,evtchn,gntdev,gntalloc}.c and xenfs.
 const DEVICES = ['privcmd', 'evtchn', 'gntdev', 'gntalloc'] as const
 // Debian's libxenmisc4.17 and its dependencies; the number is the ABI's.
-const LIBRARIES = ['libxenctrl', 'libxenforeignmemory', 'libxenevtchn', 'libxengnttab'] as const
+const LIBRARIES = ['libxenctrl', 'libxenforeignmemory', 'libxenstore', 'libxenevtchn', 'libxengnttab'] as const
 const FOLDERS = ['/usr/lib/x86_64-linux-gnu', '/usr/lib64', '/usr/lib', '/usr/local/lib'] as const
 
 function text(file: string): string | undefined {
@@ -17,7 +19,17 @@ function text(file: string): string | undefined {
   }
 }
 
-/** What this host is to Xen. Reported only: no source of this version uses it. */
+/** Whether the `xen:` source can be used: asks Xen for its domains, as the source does. */
+export function xenVerdict(): SourceVerdict {
+  try {
+    const guests = listDomains(loadShim()).filter(({ domid, hvm }) => domid !== 0 && hvm)
+    return { kind: 'xen', usable: true, why: `Xen answers; ${guests.length} HVM or PVH guests run` }
+  } catch (error) {
+    return { kind: 'xen', usable: false, why: error instanceof Error ? error.message : String(error) }
+  }
+}
+
+/** What this host is to Xen. */
 export function checkXen(root = ''): Check[] {
   const type = text(`${root}/sys/hypervisor/type`)
   if (type !== 'xen' && !existsSync(`${root}/proc/xen/capabilities`)) {
@@ -30,7 +42,19 @@ export function checkXen(root = ''): Check[] {
     ]
   }
   const role = text(`${root}/proc/xen/capabilities`)?.includes('control_d') ? 'dom0' : 'domU'
-  return [ok('xen', role), devices(root), libraries(root)]
+  return [role === 'dom0' ? ok('xen', role) : guest(), devices(root), libraries(root)]
+}
+
+/**
+ * In a guest, xen-privcmd with the fix of XSA-482 passes no hypercall on, whatever Xen itself would allow; maps go through for
+ * the one domain that xenstore names as this one's target.
+ */
+function guest(): Check {
+  return missing(
+    'xen',
+    'domU: /dev/xen/privcmd lets a guest ask nothing about others (XSA-482)',
+    'run the broker in dom0; a guest is served over its socket',
+  )
 }
 
 function devices(root: string): Check {
