@@ -33,6 +33,8 @@ int main(void) {
     RUN(test_walk);
     RUN(test_scan);
     RUN(test_threads);
+    RUN(test_xen);
+    RUN(test_libvmi);
     printf("%u checks passed\n", checks);
     return 0;
 }

@@ -48,5 +48,7 @@ void test_guard(void);
 void test_walk(void);
 void test_scan(void);
 void test_threads(void);
+void test_xen(void);
+void test_libvmi(void);
 
 #endif
