@@ -37,6 +37,8 @@ struct ca_xen_domain {
 
 /* xen_load.c. Loads once; fails with a text that says what to do. Calls through it are serialised by the caller's lock. */
 int32_t ca_xen_load(const struct ca_xen **xen);
+/* For tests: these functions in place of Xen's, until NULL. */
+void ca_xen_use(const struct ca_xen *xen);
 void ca_xen_lock(void);
 void ca_xen_unlock(void);
 /* The error for a hypercall that failed with errno. */

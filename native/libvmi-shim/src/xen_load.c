@@ -111,6 +111,13 @@ failed:
     return result;
 }
 
+void ca_xen_use(const struct ca_xen *xen) {
+    ca_xen_lock();
+    loaded = xen != NULL;
+    if (loaded) libraries = *xen;
+    ca_xen_unlock();
+}
+
 int32_t ca_xen_load(const struct ca_xen **xen) {
     ca_xen_lock();
     int32_t result = loaded ? CA_OK : load();
