@@ -10,7 +10,7 @@ const attached = performance.now()
 const tasks = await linux.tasks()
 const listed = performance.now()
 const modules = await linux.modules()
-const report = await integrity(linux)
+const report = await integrity(linux, vm.vcpus === undefined ? {} : { vcpus: vm.vcpus })
 const vcpus = await vm.vcpus?.registers()
 const times = {
   open: opened - started,
