@@ -39,6 +39,10 @@ const schema = v.strictObject({
   ),
   /** Kinds of result it publishes, e.g. `findings`. */
   publishes: v.pipe(v.array(word), v.maxLength(32)),
+  /** Digest of the image that runs: what was looked at is what is run. */
+  image: v.optional(v.pipe(v.string(), v.regex(/^sha256:[0-9a-f]{64}$/, 'must be sha256: and 64 hexadecimal digits'))),
+  /** The publisher's, in base64url (manifest-sign.ts). */
+  signature: v.optional(v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{85}[AQgw]$/, 'must be 64 bytes in base64url'))),
 })
 
 /** What a service domain says of itself, and the rights it asks for: the file `cloudapp.json`. */

@@ -59,7 +59,7 @@ function redeem(caveats: Caveats): Promise<Reader> {
 }
 
 const spaceOf = (pid: number): Space => virtualSpace(guest.task(pid).dtb, 5)
-const mmOf = (pid: number) => guest.struct('mm_struct', guest.task(pid).task.get('mm'))
+const mmOf = (pid: number) => guest.struct('mm_struct', guest.struct('task_struct', guest.task(pid).address).get('mm'))
 /** A page of the process that it can write. */
 const pageOf = (pid: number): bigint => mmOf(pid).get('start_stack') & ~0xfffn
 
@@ -182,7 +182,7 @@ describe('a capability over some processes', () => {
 
   it('loses an address space when the process starts another program or ends, and finds the new one', async () => {
     const vm = await redeem({ processes: [{ name: 'nginx', cgroup: '/system.slice/nginx.service/workers' }] })
-    const task = guest.task(101).task
+    const task = guest.struct('task_struct', guest.task(101).address)
     const before = task.get('mm')
     const old = spaceOf(101)
     const at = pageOf(101)
@@ -201,7 +201,7 @@ describe('a capability over some processes', () => {
 
   it('gives out nothing of an operation during which the process changed', async () => {
     const vm = await redeem({ processes: [{ name: 'nginx', cgroup: '/system.slice/nginx.service/workers' }] })
-    const task = guest.task(101).task
+    const task = guest.struct('task_struct', guest.task(101).address)
     const mm = task.get('mm')
     const space = spaceOf(101)
     const at = pageOf(101)
