@@ -18,6 +18,7 @@ const RIG = [
   'busybox-static',
   'mmdebstrap',
   'cpio',
+  'e2fsprogs',
   'kmod',
   'util-linux',
   'xz-utils',

@@ -5,8 +5,8 @@
 
 #include "xen.h"
 
-/* struct xen_domctl_getdomaininfo (xen/domctl.h): its beginning has been so since 4.6; behind it, room for what any
- * release adds, as libxenctrl copies the whole of its own. */
+/* struct xen_domctl_getdomaininfo (xen/domctl.h of 4.17); behind it, room for what another release adds, as libxenctrl
+ * copies the whole of its own. */
 struct info {
     uint16_t domain, pad;
     uint32_t flags;

@@ -6,8 +6,8 @@
 #include "shim.h"
 
 /*
- * xenforeignmemory.h, xenstore.h, xenctrl.h. The first two have a stable ABI; libxenctrl belongs to one release of Xen,
- * and of it only functions are used that did not change from 4.6 to 4.20.
+ * xenforeignmemory.h, xenstore.h, xenctrl.h of Xen 4.17. The first two have a stable ABI; libxenctrl belongs to one release
+ * of Xen, so of it as little as possible is used.
  */
 struct ca_xen {
     void *control;
