@@ -42,6 +42,10 @@ export const SIGNATURES = {
   ca_xen_vcpu: ['i32', ['u32', 'u32', 'buf']],
   ca_xen_pause: ['i32', ['u32']],
   ca_xen_unpause: ['i32', ['u32']],
+  // native/libvmi-shim/include/cloudapp_libvmi.h
+  ca_libvmi_open: ['i32', ['buf', 'u32', 'buf']],
+  ca_libvmi_vcpus: ['i32', ['i32']],
+  ca_libvmi_vcpu: ['i32', ['i32', 'u32', 'buf']],
 } as const satisfies Record<string, readonly [result: NativeType, args: readonly NativeType[]]>
 
 type Argument<T> = T extends 'buf' ? NativeBuffer : T extends 'u64' ? bigint : number

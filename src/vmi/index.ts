@@ -12,6 +12,7 @@ export {
 export { LocalMemory, type LocalMemoryOptions, type PauseState, type RamRegion } from './local.js'
 export * from './memory.js'
 export { openElf } from './sources/elf.js'
+export { type LibvmiOptions, openLibvmi } from './sources/libvmi.js'
 export { openLime } from './sources/lime.js'
 export { LocalVm, type LocalVmParts } from './sources/local-vm.js'
 export { openVm } from './sources/open.js'

@@ -4,12 +4,13 @@ import { invalid } from '../local-check.js'
 import type { LocalVm } from './local-vm.js'
 import { openRaw } from './raw.js'
 
-const KNOWN = 'raw:PATH, elf:PATH, lime:PATH, qemu:SOCKET or xen:DOMAIN'
+const KNOWN = 'raw:PATH, elf:PATH, lime:PATH, qemu:SOCKET, xen:DOMAIN or libvmi:KIND:TARGET'
 
 /**
  * Opens a VM by the URI of its source: `raw:PATH` (a file of physical memory), `elf:PATH` (a core file of QEMU's
- * dump-guest-memory or of `xl dump-core`), `lime:PATH` (a LiME file), `qemu:SOCKET` (the QMP socket of a running QEMU) or
- * `xen:DOMAIN` (name, number or uuid of a domain of the Xen host this is the control domain of).
+ * dump-guest-memory or of `xl dump-core`), `lime:PATH` (a LiME file), `qemu:SOCKET` (the QMP socket of a running QEMU),
+ * `xen:DOMAIN` (name, number or uuid of a domain of the Xen host this is the control domain of), or `libvmi:xen:DOMAIN` and
+ * `libvmi:file:PATH` (the same through LibVMI, which has side effects: see {@link openLibvmi}).
  *
  * @returns The VM; the caller closes it.
  * @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT` for a URI of no known source, and what the source throws.
@@ -41,6 +42,10 @@ export async function openVm(uri: string, options: { readonly signal?: AbortSign
     case 'xen': {
       const { openXen } = await import('./xen.js')
       return openXen(place, options)
+    }
+    case 'libvmi': {
+      const { openLibvmi } = await import('./libvmi.js')
+      return openLibvmi(place, options)
     }
     default:
       throw invalid(`the source '${scheme}' is not known: use ${KNOWN}`)
