@@ -1,5 +1,6 @@
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
+import { benchBroker } from './broker.js'
 import { guestImage } from './image.js'
 import type { Measurement } from './measure.js'
 import { benchSd } from './sd.js'
@@ -9,7 +10,11 @@ const { values } = parseArgs({ options: { json: { type: 'string' } } })
 const progress = (message: string) => process.stderr.write(`${message}\n`)
 
 const ram = await guestImage(progress)
-const results: Measurement[] = [...(await benchVmi(ram, progress)), ...(await benchSd(ram, progress))]
+const results: Measurement[] = [
+  ...(await benchVmi(ram, progress)),
+  ...(await benchBroker(ram, progress)),
+  ...(await benchSd(ram, progress)),
+]
 const width = Math.max(...results.map(({ name }) => name.length))
 for (const { name, value, unit, note } of results) {
   process.stdout.write(
