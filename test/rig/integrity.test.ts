@@ -3,13 +3,14 @@ import type { Hit } from '../../src/vmi/linux/integrity/hit.js'
 import { crossView, type IntegrityReport, integrity } from '../../src/vmi/linux/integrity/integrity.js'
 import { Linux } from '../../src/vmi/linux/linux.js'
 import { openVm } from '../../src/vmi/sources/open.js'
-import { bootVm, kernel, type RootkitOptions, rootkit, rootkitParameters } from './lib/index.js'
+import { bootVm, type KernelName, kernel, type RootkitOptions, rootkit, rootkitParameters } from './lib/index.js'
 
 /** Boots a VM, loads the rootkit in it as asked, and inspects it from outside. */
 async function inspect(
   options: RootkitOptions,
+  release: KernelName = '6.1',
 ): Promise<{ report: IntegrityReport; pid: number; hits: (kind: string) => Hit[] }> {
-  const linux = await kernel('6.1')
+  const linux = await kernel(release)
   const module = await rootkit(linux)
   await using vm = await bootVm({ name: 'rootkit', kernel: linux, files: { '/lib/rig/shade.ko': module } })
   const { stdout } = await vm.guest.run('sleep 31337 >/dev/null 2>&1 & echo $!')
@@ -53,16 +54,18 @@ describe('what one technique of the rootkit leaves', () => {
   })
 })
 
-test('every way in that leads to a hidden module', async () => {
-  const { report, hits } = await inspect({
-    hideModule: true,
-    hookFtrace: true,
-    hookPatch: true,
-    hookIdt: true,
-    hookSct: true,
-    hookKprobe: true,
-    hookLstar: true,
-  })
+const EVERYTHING = {
+  hideModule: true,
+  hookFtrace: true,
+  hookPatch: true,
+  hookIdt: true,
+  hookSct: true,
+  hookKprobe: true,
+  hookLstar: true,
+}
+
+test.each(['6.1', '6.12-bpo'] as const)('every way in that leads to a hidden module, on Linux %s', async (release) => {
+  const { report, hits } = await inspect(EVERYTHING, release)
   expect(hits('hidden-module')[0]?.evidence).toMatchObject({ module: 'shade', data: { state: 'live' } })
   const calls = Object.fromEntries(
     hits('diverted-syscall').map(({ evidence }) => [evidence.data.function ?? evidence.data.table, evidence]),
