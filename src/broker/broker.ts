@@ -186,6 +186,8 @@ class OpenBroker implements Broker {
     for (const lease of all) this.#end(lease, new CloudAppError('ERR_CLOUDAPP_CLOSED', 'The broker is closing'))
     await Promise.all(all.map((lease) => lease.drained()))
     await Promise.all([...this.#connections].map((connection) => connection.close()))
+    // The records of the leases that ended stand before the last one.
+    await new Promise<void>((resolve) => setImmediate(resolve))
     await vms.close()
     await recorder.vital({ action: 'broker.stop', outcome: 'allowed' })
     await state.close()
@@ -227,7 +229,8 @@ class OpenBroker implements Broker {
   #end(lease: Lease, reason: CloudAppError): void {
     if (!this.core.leases.delete(lease)) return
     lease.end(reason)
-    void this.core.recorder.ended(lease, reason)
+    // A hundred may end together: their records wait until each has ended and what is on its way has left.
+    setImmediate(() => void this.core.recorder.ended(lease, reason))
   }
 
   #open(): void {
