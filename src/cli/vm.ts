@@ -9,7 +9,7 @@ export const sourceOption: Readonly<Record<string, OptionSpec>> = {
     type: 'string',
     value: 'URI',
     required: true,
-    help: 'the VM: raw:FILE, elf:FILE, lime:FILE, qemu:QMP-SOCKET or xen:DOMAIN',
+    help: 'the VM: raw:FILE, elf:FILE, lime:FILE, qemu:QMP-SOCKET, xen:DOMAIN or libvmi:KIND:TARGET',
   },
 }
 

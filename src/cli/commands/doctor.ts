@@ -2,6 +2,7 @@ import { defaultCacheDirectory } from '../../vmi/linux/cache.js'
 import type { Command, Output } from '../command.js'
 import type { Check, SourceVerdict } from '../doctor/check.js'
 import { checkCache, checkNode, checkPermissions, checkPlatform, checkQemu } from '../doctor/host.js'
+import { libvmiVerdict } from '../doctor/libvmi.js'
 import { checkBackend, checkNative } from '../doctor/native.js'
 import { checkXen, xenVerdict } from '../doctor/xen.js'
 import { version } from '../version.js'
@@ -24,7 +25,7 @@ export const command: Command = {
       checkQemu(),
       ...checkXen(),
     ]
-    const sources = verdicts(native)
+    const sources = await verdicts(native)
     const usable = sources.some((source) => source.usable)
     if (out.isJson) out.json({ version: version(), usable, checks, sources })
     else print(out, checks, sources)
@@ -33,11 +34,11 @@ export const command: Command = {
 }
 
 /** These sources read files through the native library; the VM's files decide the rest when one is opened. */
-function verdicts(native: Check): SourceVerdict[] {
+async function verdicts(native: Check): Promise<SourceVerdict[]> {
   const usable = native.status === 'ok'
   const why = usable ? 'the native library loads' : 'the native library does not load'
   const files = ['raw', 'elf', 'lime', 'qemu'].map((kind) => ({ kind, usable, why }))
-  return usable ? [...files, xenVerdict()] : files
+  return usable ? [...files, xenVerdict(), await libvmiVerdict()] : files
 }
 
 function print(out: Output, checks: readonly Check[], sources: readonly SourceVerdict[]): void {
