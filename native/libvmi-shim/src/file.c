@@ -9,7 +9,8 @@
 
 #include "shim.h"
 
-#define MAX_REGIONS 1024u
+/* A RAM file has a few; a dump of a guest that gave pages back, thousands. */
+#define MAX_REGIONS 65536u
 /* Highest guest-physical address: MAXPHYADDR is at most 52 (Intel SDM vol. 3A, 4.1.4). */
 #define MAX_PHYSICAL (1ull << 52)
 
@@ -23,17 +24,29 @@ struct file {
     struct ca_region regions[];
 };
 
+/* The first region that ends behind `gpa`, or the end of the table, which is sorted. */
+static const struct ca_region *after(const struct file *file, uint64_t gpa) {
+    const struct ca_region *region = file->regions;
+    for (uint32_t left = file->count; left > 0;) {
+        uint32_t half = left / 2;
+        if (region[half].gpa + region[half].size > gpa) {
+            left = half;
+        } else {
+            region += half + 1;
+            left -= half + 1;
+        }
+    }
+    return region;
+}
+
 static uint32_t file_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes) {
     struct file *file = mem->state;
     const struct ca_region *region = file->regions;
     uint64_t in = gpa - region->gpa;
     if (CA_UNLIKELY(in >= region->size)) {
-        /* Sorted, and few: below and above the PCI hole. */
-        const struct ca_region *last = region + file->count;
-        do {
-            if (++region == last) return CA_F_OUTSIDE_RAM;
-            in = gpa - region->gpa;
-        } while (in >= region->size);
+        region = after(file, gpa);
+        if (region == file->regions + file->count || gpa < region->gpa) return CA_F_OUTSIDE_RAM;
+        in = gpa - region->gpa;
     }
     uint64_t offset = region->offset + in;
     if (CA_UNLIKELY(offset >= file->there)) return CA_F_SOURCE;
@@ -45,8 +58,7 @@ static uint32_t file_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64
 
 static uint64_t file_next(struct ca_mem *mem, uint64_t gpa) {
     struct file *file = mem->state;
-    for (uint32_t i = 0; i < file->count; i++) {
-        const struct ca_region *region = &file->regions[i];
+    for (const struct ca_region *region = after(file, gpa); region < file->regions + file->count; region++) {
         uint64_t from = gpa > region->gpa ? gpa : region->gpa;
         if (from - region->gpa < region->size && region->offset + (from - region->gpa) < file->there) return from;
     }

@@ -19,6 +19,29 @@ static void opening(void) {
     CHECK_EQUAL(ca_mem_open_file("/dev/null", NULL, 0, 8), CA_E_ARGUMENT);
 }
 
+/* Every second page of an address range, in reverse order of the file. */
+static void many_regions(const char *path) {
+    enum { COUNT = 3001 };
+    static uint64_t table[COUNT][3];
+    for (uint64_t i = 0; i < COUNT; i++) {
+        table[i][0] = 0x10000 + i * 0x2000;
+        table[i][1] = 0x1000;
+        table[i][2] = (GUEST_SIZE / 0x1000 - 1 - i % (GUEST_SIZE / 0x1000)) * 0x1000;
+    }
+    int32_t many = ca_mem_open_file(path, table, COUNT, 0), whole = ca_mem_open_file(path, NULL, 0, 0);
+    CHECK(many > 0 && whole > 0);
+    for (uint64_t i = 0; i < COUNT; i++) {
+        uint64_t found[2], expected[2];
+        CHECK_EQUAL(read_at(many, 0, table[i][0] + 0xff0, found, 16, NULL), 0);
+        CHECK_EQUAL(read_at(whole, 0, table[i][2] + 0xff0, expected, 16, NULL), 0);
+        CHECK(memcmp(found, expected, 16) == 0);
+        CHECK_EQUAL(read_at(many, 0, table[i][0] + 0x1000, found, 1, NULL), CA_F_OUTSIDE_RAM);
+        CHECK_EQUAL(read_at(many, 0, table[i][0] - 1, found, 1, NULL), CA_F_OUTSIDE_RAM);
+    }
+    CHECK_EQUAL(ca_mem_close(many), CA_OK);
+    CHECK_EQUAL(ca_mem_close(whole), CA_OK);
+}
+
 static void region_tables(int fd) {
     char path[64];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
@@ -28,7 +51,9 @@ static void region_tables(int fd) {
     CHECK_EQUAL(ca_mem_open_file(path, empty, 1, 0), CA_E_ARGUMENT);
     CHECK_EQUAL(ca_mem_open_file(path, wild, 1, 0), CA_E_ARGUMENT);
     CHECK_EQUAL(ca_mem_open_file(path, wrap, 1, 0), CA_E_ARGUMENT);
-    CHECK_EQUAL(ca_mem_open_file(path, empty, 5000, 0), CA_E_ARGUMENT);
+    CHECK_EQUAL(ca_mem_open_file(path, empty, 65537, 0), CA_E_ARGUMENT);
+
+    many_regions(path);
 
     /* A hole, parts in another order than in the file, and one that is longer than the file. */
     uint64_t table[9] = {0x100000000, 0x2000, 0, 0, 0x1000, 0x2000, 0x200000000, 0x2000, GUEST_SIZE - 0x1000};

@@ -39,7 +39,7 @@ export async function parseLime(bytes: SnapshotBytes): Promise<SnapshotParts> {
   const regions = new RegionList(bytes.size)
   let at = 0n
   for (let index = 0; at < bytes.size; index++) {
-    if (index >= SNAPSHOT_LIMITS.ranges) throw beyond('ranges of the LiME file', index + 1, SNAPSHOT_LIMITS.ranges)
+    if (index >= SNAPSHOT_LIMITS.regions) throw beyond('ranges of the LiME file', index + 1, SNAPSHOT_LIMITS.regions)
     const what = `range ${index} of the LiME file`
     const header = await bytes.read(at, HEADER, `the header of ${what}`)
     if (header.readUInt32LE(0) !== MAGIC) {

@@ -21,7 +21,7 @@ export const SNAPSHOT_LIMITS = {
   /** Ranges of memory as the file lists them, before neighbours are joined. */
   ranges: 1 << 20,
   /** Ranges of memory after neighbours are joined; what the native library's table takes. */
-  regions: 1024,
+  regions: 65_536,
   /** Bytes of one table or note that are read at a time. */
   table: 8 * 1024 * 1024,
   vcpus: 1024,

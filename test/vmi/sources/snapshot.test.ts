@@ -62,11 +62,18 @@ describe.each(FILES)('a hostile file: %s', (_, file, parse) => {
           end = address + size
         }
         expect(end).toBeLessThanOrEqual(1n << 52n)
-        expect(parts.regions.length).toBeLessThanOrEqual(1024)
+        expect(parts.regions.length).toBeLessThanOrEqual(65_536)
         expect(parts.vcpus?.length ?? 0).toBeLessThanOrEqual(1024)
       }),
       { numRuns: 500 },
     )
     expect(refused).toBeGreaterThan(0)
   })
+})
+
+it('reads a bounded number of LiME ranges', async () => {
+  const range = (i: number) => limeRange(BigInt(i) * 16n, BigInt(i) * 16n + 7n, page.subarray(0, 8))
+  const ranges = Array.from({ length: 65_537 }, (_, i) => range(i))
+  expect((await parseLime(bytesOf(Buffer.concat(ranges.slice(1))))).regions).toHaveLength(65_536)
+  await expect(parseLime(bytesOf(Buffer.concat(ranges)))).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_LIMIT' })
 })
