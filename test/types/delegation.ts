@@ -35,6 +35,8 @@ export function parts(): unknown[] {
     all.pause(),
     none.identity.uuid,
     none.kernel(),
+    reader.processes(),
+    none.budget(),
   ]
 }
 
@@ -53,6 +55,8 @@ export function missing(): unknown[] {
     writer.memory.read([]),
     // @ts-expect-error memory.read is not held
     writer.memory.walk([]),
+    // @ts-expect-error memory.read is not held
+    writer.processes(),
     // @ts-expect-error memory.read is not held
     writer.memory.digest,
     // @ts-expect-error no right on the memory is held
