@@ -1,11 +1,13 @@
 import { writeFile } from 'node:fs/promises'
 import { type Caveats, TRANSPORTS, type TransportName } from '../capabilities/caveats.js'
+import { inspectToken } from '../capabilities/inspect.js'
 import { type AddressRange, canonicalRanges } from '../capabilities/ranges.js'
 import type { MemoryScope, ProcessScope } from '../capabilities/scope.js'
-import { tokenFromText } from '../capabilities/token.js'
+import { isoTime } from '../capabilities/time.js'
+import { tokenFromText, tokenToText } from '../capabilities/token.js'
 import { CloudAppError } from '../errors.js'
 import { addressOf, integerOf } from './arguments.js'
-import { type Arguments, type OptionSpec, UsageError } from './command.js'
+import { type Arguments, type Invocation, type OptionSpec, UsageError } from './command.js'
 import { readTextFile } from './files.js'
 
 /** Limits of a token that are one number each. */
@@ -121,6 +123,22 @@ export const outOption: OptionSpec = {
   type: 'string',
   value: 'FILE',
   help: 'write the token to a new file instead of printing it',
+}
+
+/** Prints a token that was made, or writes it to `--out`, and tells in words what it allows. */
+export async function handOut({ args, out }: Invocation, token: Uint8Array): Promise<void> {
+  const { words, blocks, grant } = inspectToken(token)
+  const text = tokenToText(token)
+  const blockId = blocks[blocks.length - 1]?.id
+  const file = args.text('out')
+  if (file !== undefined) await writeToken(file, text)
+  if (out.isJson) {
+    out.json({ blockId, expires: isoTime(grant.expires), words, ...(file === undefined ? { token: text } : { file }) })
+    return
+  }
+  for (const sentence of words) out.note(sentence)
+  out.note(`block ${blockId}`)
+  out.line(file ?? text)
 }
 
 /** Writes a token to a new file with mode 0600. @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT` */

@@ -1,10 +1,9 @@
-import { inspectToken } from '../../capabilities/inspect.js'
 import { loadPublicKey } from '../../capabilities/key-files.js'
 import { ALL_RIGHTS, parseRights } from '../../capabilities/rights.js'
 import { tokenFromText } from '../../capabilities/token.js'
 import type { Command } from '../command.js'
 import { ownerOptions, withOwner } from '../owner.js'
-import { caveatOptions, caveatsOf, outOption, writeToken } from '../token-options.js'
+import { caveatOptions, caveatsOf, handOut, outOption } from '../token-options.js'
 
 export const command: Command = {
   summary: 'Give a service domain rights over a VM of yours',
@@ -31,7 +30,7 @@ export const command: Command = {
   json: true,
   run: (invocation) =>
     withOwner(invocation, async (owner) => {
-      const { args, out } = invocation
+      const { args } = invocation
       const granted = await owner.delegate({
         vm: args.need('vm'),
         to: await loadPublicKey(args.need('to')),
@@ -39,22 +38,7 @@ export const command: Command = {
         expires: args.need('expires'),
         ...caveatsOf(args),
       })
-      const { words } = inspectToken(tokenFromText(granted.token))
-      const file = args.text('out')
-      if (file !== undefined) await writeToken(file, granted.token)
-      if (out.isJson) {
-        const expires = new Date(granted.expires).toISOString()
-        out.json({
-          blockId: granted.blockId,
-          expires,
-          words,
-          ...(file === undefined ? { token: granted.token } : { file }),
-        })
-      } else {
-        for (const sentence of words) out.note(sentence)
-        out.note(`block ${granted.blockId}`)
-        out.line(file ?? granted.token)
-      }
+      await handOut(invocation, tokenFromText(granted.token))
       return 0
     }),
 }

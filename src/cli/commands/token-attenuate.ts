@@ -1,10 +1,8 @@
 import { attenuateToken } from '../../capabilities/attenuate.js'
-import { inspectToken } from '../../capabilities/inspect.js'
 import { loadKey, loadPublicKey } from '../../capabilities/key-files.js'
 import { parseRights } from '../../capabilities/rights.js'
-import { tokenToText } from '../../capabilities/token.js'
 import type { Command } from '../command.js'
-import { caveatOptions, caveatsOf, outOption, tokenArgument, tokenPositional, writeToken } from '../token-options.js'
+import { caveatOptions, caveatsOf, handOut, outOption, tokenArgument, tokenPositional } from '../token-options.js'
 
 export const command: Command = {
   summary: 'Append a block to a token that narrows it, for yourself or for another holder',
@@ -22,7 +20,8 @@ export const command: Command = {
   },
   positionals: [tokenPositional],
   json: true,
-  async run({ args, out }) {
+  async run(invocation) {
+    const { args } = invocation
     const to = args.text('to')
     const rights = args.text('rights')
     const expires = args.text('expires')
@@ -33,18 +32,7 @@ export const command: Command = {
       ...(expires === undefined ? {} : { expires }),
       ...caveatsOf(args),
     })
-    const token = tokenToText(narrower)
-    const { words, blocks } = inspectToken(narrower)
-    const blockId = blocks[blocks.length - 1]?.id
-    const file = args.text('out')
-    if (file !== undefined) await writeToken(file, token)
-    if (out.isJson) {
-      out.json({ blockId, words, ...(file === undefined ? { token } : { file }) })
-    } else {
-      for (const sentence of words) out.note(sentence)
-      out.note(`block ${blockId}`)
-      out.line(file ?? token)
-    }
+    await handOut(invocation, narrower)
     return 0
   },
 }

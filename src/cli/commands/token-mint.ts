@@ -1,12 +1,10 @@
-import { inspectToken } from '../../capabilities/inspect.js'
 import { loadKey, loadPublicKey } from '../../capabilities/key-files.js'
 import { mintToken } from '../../capabilities/mint.js'
 import { OwnerRegister } from '../../capabilities/owners.js'
 import { parseRights } from '../../capabilities/rights.js'
-import { tokenToText } from '../../capabilities/token.js'
 import { CloudAppError } from '../../errors.js'
 import type { Command } from '../command.js'
-import { caveatOptions, caveatsOf, outOption, writeToken } from '../token-options.js'
+import { caveatOptions, caveatsOf, handOut, outOption } from '../token-options.js'
 
 export const command: Command = {
   summary: 'Sign a token without asking the broker, from the register of owners',
@@ -28,7 +26,8 @@ export const command: Command = {
     ...caveatOptions,
   },
   json: true,
-  async run({ args, out }) {
+  async run(invocation) {
+    const { args } = invocation
     const register = await OwnerRegister.open(args.need('register'))
     const name = args.need('vm')
     const vm = register.byName(name) ?? register.byUuid(name)
@@ -49,18 +48,7 @@ export const command: Command = {
       expires: args.need('expires'),
       ...caveatsOf(args),
     })
-    const token = tokenToText(minted)
-    const { words, blocks } = inspectToken(minted)
-    const blockId = blocks[0]?.id
-    const file = args.text('out')
-    if (file !== undefined) await writeToken(file, token)
-    if (out.isJson) {
-      out.json({ blockId, words, ...(file === undefined ? { token } : { file }) })
-    } else {
-      for (const sentence of words) out.note(sentence)
-      out.note(`block ${blockId}`)
-      out.line(file ?? token)
-    }
+    await handOut(invocation, minted)
     return 0
   },
 }
