@@ -3,7 +3,7 @@ import { checkOptions } from '../../options.js'
 import type { WalkPlan, WalkResult } from '../memory.js'
 import type { KernelProfile } from './profile.js'
 import { fixedText, type GuestReader } from './read.js'
-import { Rows, throwUnlessComplete, type WalkEnd, walkSteadily } from './walks.js'
+import { Rows, throwUnlessComplete, type WalkEnd, walkMany, walkSteadily } from './walks.js'
 
 /** One process, or with `threads` one thread. */
 export interface Task {
@@ -37,12 +37,16 @@ export interface TaskOptions {
 
 export interface TaskList extends WalkEnd {
   readonly tasks: Task[]
+  /** Head of the list that did not end well: of the task list, or of one process's threads. */
+  readonly at?: bigint
 }
 
 /** PF_KTHREAD: include/linux/sched.h. */
 const PF_KTHREAD = 0x0020_0000
 const DEFAULT_LIMIT = 65_536
 const MAX_LIMIT = 1_048_576
+/** Threads of all processes together, unless the caller's limit is larger. */
+const MAX_THREADS = 262_144
 /** Walks of threads in one batch. */
 const BATCH = 1024
 
@@ -127,9 +131,13 @@ export async function listTasks(
   if (onBroken === 'throw') throwUnlessComplete('the task list', head, limit, walk)
   const rows = new Rows(walk, plan)
   const processes = collect(profile, rows)
-  const ending = ({ end, fault, consistent }: WalkEnd): WalkEnd =>
-    fault === undefined ? { end, consistent } : { end, fault, consistent }
-  if (!options.threads) return { tasks: processes, ...ending(walk) }
+  const ending = ({ end, fault, consistent }: WalkEnd, at: bigint): WalkEnd & { at?: bigint } => ({
+    end,
+    consistent,
+    ...(fault === undefined ? {} : { fault }),
+    ...(end === 'complete' ? {} : { at }),
+  })
+  if (!options.threads) return { tasks: processes, ...ending(walk, head) }
 
   const plans: WalkPlan[] = processes.map((_, row) => ({
     kind: 'list',
@@ -140,23 +148,32 @@ export async function listTasks(
     limit,
   }))
   const tasks: Task[] = []
-  let outcome = ending(walk)
+  let outcome = ending(walk, head)
+  let walked = 0
+  const most = Math.max(MAX_THREADS, limit)
   for (let first = 0; first < plans.length; first += BATCH) {
     const batch = plans.slice(first, first + BATCH)
-    const walks = await walkSteadily(memory, batch)
+    const walks = await walkMany(memory, batch, most - walked)
     for (const [n, plan] of batch.entries()) {
-      const walked = walks[n] as WalkResult
+      const threadWalk = walks[n] as WalkResult
+      walked += threadWalk.rows
       const owner = processes[first + n] as Task
-      const threads = collect(profile, new Rows(walked, plan)).filter((thread) => thread.tgid === owner.tgid)
+      const threads = collect(profile, new Rows(threadWalk, plan)).filter((thread) => thread.tgid === owner.tgid)
       // A process that exits meanwhile has no threads left to list, and its signal struct may be gone.
-      const gone = walked.end !== 'complete' && !walked.consistent && threads.length === 0
-      if (!gone && walked.end !== 'complete') {
+      const gone = threadWalk.end !== 'complete' && !threadWalk.consistent && threads.length === 0
+      if (!gone && threadWalk.end !== 'complete') {
         if (onBroken === 'throw')
-          throwUnlessComplete(`the thread list of process ${owner.tgid}`, plan.head, limit, walked)
-        if (outcome.end === 'complete') outcome = ending(walked)
+          throwUnlessComplete(`the thread list of process ${owner.tgid}`, plan.head, limit, threadWalk)
+        if (outcome.end === 'complete') outcome = ending(threadWalk, plan.head)
       }
       const others = threads.filter((thread) => thread.task !== owner.task)
-      tasks.push(owner, ...others)
+      tasks.push(owner)
+      for (const other of others) tasks.push(other)
+      if (walked <= most) continue
+      // Lists of threads that run into each other make as many threads as there are pairs of them.
+      const over: WalkEnd & { rows: number } = { end: 'limit', rows: walked, consistent: threadWalk.consistent }
+      if (onBroken === 'throw') throwUnlessComplete('the list of all threads', head, most, over)
+      return { tasks, ...ending(over, plan.head) }
     }
   }
   return { tasks, ...outcome }

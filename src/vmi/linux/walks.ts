@@ -1,5 +1,12 @@
 import { CloudAppError } from '../../errors.js'
-import { CellState, type Fault, type MemoryReader, type WalkPlan, type WalkResult } from '../memory.js'
+import {
+  type CallOptions,
+  CellState,
+  type Fault,
+  type MemoryReader,
+  type WalkPlan,
+  type WalkResult,
+} from '../memory.js'
 import { corrupt } from './errors.js'
 import { view } from './read.js'
 
@@ -19,8 +26,12 @@ const ATTEMPTS = 4
  * Runs walks as one batch; those of a running VM that end in a cycle or a fault are run again, since an element freed
  * under the walk looks just so. The last result stands.
  */
-export async function walkSteadily(memory: MemoryReader, plans: readonly WalkPlan[]): Promise<WalkResult[]> {
-  const results = await memory.walk(plans)
+export async function walkSteadily(
+  memory: MemoryReader,
+  plans: readonly WalkPlan[],
+  options?: CallOptions,
+): Promise<WalkResult[]> {
+  const results = await memory.walk(plans, options)
   for (let attempt = 1; attempt < ATTEMPTS; attempt++) {
     const broken: number[] = []
     for (let i = 0; i < results.length; i++) {
@@ -28,11 +39,41 @@ export async function walkSteadily(memory: MemoryReader, plans: readonly WalkPla
       if ((result.end === 'cycle' || result.end === 'fault') && !result.consistent) broken.push(i)
     }
     if (broken.length === 0) break
-    const again = await memory.walk(broken.map((i) => plans[i] as WalkPlan))
+    const again = await memory.walk(
+      broken.map((i) => plans[i] as WalkPlan),
+      options,
+    )
     for (const [n, i] of broken.entries()) results[i] = again[n] as WalkResult
   }
   if (results.length !== plans.length)
     throw new CloudAppError('ERR_CLOUDAPP_PROTOCOL', `the source answered ${results.length} of ${plans.length} walks`)
+  return results
+}
+
+/** Elements of each structure that {@link walkMany} fetches at first. */
+const FEW = 256
+
+/**
+ * {@link walkSteadily} for many structures that are short on a sound guest: `total` elements together, or a batch more.
+ * Without it, lists of a guest that lead into one long list have as many elements as there are pairs of them. What is
+ * left out ends in `limit`.
+ */
+export async function walkMany(
+  memory: MemoryReader,
+  plans: readonly WalkPlan[],
+  total: number,
+  options?: CallOptions,
+): Promise<WalkResult[]> {
+  const few = plans.map((plan) => (plan.limit <= FEW ? plan : { ...plan, limit: FEW }))
+  const results = await walkSteadily(memory, few, options)
+  let rows = results.reduce((sum, result) => sum + result.rows, 0)
+  for (const [i, plan] of plans.entries()) {
+    if (results[i]?.end !== 'limit' || plan.limit <= FEW) continue
+    if (rows > total) break
+    const [whole] = (await walkSteadily(memory, [plan], options)) as [WalkResult]
+    rows += whole.rows
+    results[i] = whole
+  }
   return results
 }
 

@@ -32,7 +32,10 @@ interface Run {
 }
 
 const PAGE = 4096n
-const RUN_LIMIT = 65_536
+/** Executable runs of one half of the kernel's addresses; a sound kernel has some hundreds. */
+const RUN_LIMIT = 16_384
+/** Where the kernel image and its modules lie: Documentation/arch/x86/x86_64/mm.rst. */
+const IMAGE_AREA = 0xffff_ffff_8000_0000n
 const LIST_LIMIT = 65_536
 /** Pages of unlisted code whose content is looked at; more than that is all reported. */
 const FILL_PAGES = 4096
@@ -52,15 +55,26 @@ export async function readCodeMap(
   return { known: known.callable, unlisted: await unlisted(kernel, runs, known.accounted, options) }
 }
 
-/** Executable mappings of the kernel half, runs that touch put together. */
+/**
+ * Executable mappings of the kernel half, runs that touch put together. Where the image and modules lie is looked at
+ * first and in any case; page tables that point at themselves have the rest go on for ever.
+ */
 async function executableRuns(kernel: Kernel, options: { signal?: AbortSignal }): Promise<Run[]> {
   const runs: Run[] = []
-  let start = kernel.levels === 5 ? 0xff00_0000_0000_0000n : 0xffff_8000_0000_0000n
-  for (;;) {
+  const lowest = kernel.levels === 5 ? 0xff00_0000_0000_0000n : 0xffff_8000_0000_0000n
+  const areas = [
+    { start: IMAGE_AREA, end: 1n << 64n },
+    { start: lowest, end: IMAGE_AREA },
+  ]
+  for (const { start, end } of areas) {
     const found = await kernel.memory.pages(
-      { space: kernel.space, start, end: 1n << 64n, want: PageFlags.Execute, limit: RUN_LIMIT },
+      { space: kernel.space, start, end, want: PageFlags.Execute, limit: RUN_LIMIT },
       options,
     )
+    if (found.end === 'limit') {
+      const why = `map more executable memory than a kernel has, or map it over and over: looked at up to 0x${found.next.toString(16)}`
+      kernel.broken.note({ what: 'the page tables of the kernel' }, start, why)
+    }
     for (let i = 0; i < found.runs; i++) {
       const virtual = found.virtual[i] as bigint
       const end = virtual + (found.sizes[i] as bigint)
@@ -68,9 +82,8 @@ async function executableRuns(kernel: Kernel, options: { signal?: AbortSignal })
       if (last !== undefined && last.end === virtual) last.end = end
       else runs.push({ start: virtual, end, physical: found.physical[i] as bigint })
     }
-    if (found.end === 'complete' || found.next <= start) return runs
-    start = found.next
   }
+  return runs
 }
 
 async function owners(
@@ -94,9 +107,10 @@ async function owners(
   add(accounted, kernel.symbol('_text'), kernel.symbol('_end'), 'kernel', 'kernel image')
 
   const found = books(kernel)
-  const results = await kernel.memory.walk(
+  const results = await kernel.walk(
     found.map((book) => book.plan),
     options,
+    (i) => found[i],
   )
   found.forEach(({ take }, i) => {
     take(
@@ -115,13 +129,14 @@ async function owners(
 
 type Take = (start: bigint, end: bigint, kind: CodeOwner['kind'], name: string, slack?: 'accounted only') => void
 
-interface Book {
+interface CodeBook {
+  readonly what: string
   readonly plan: WalkPlan
   readonly take: (result: WalkResult, give: Take, runs: readonly Run[]) => void
 }
 
 /** The kernel's lists of code it made itself. A list this kernel does not have is left out. */
-function books(kernel: Kernel): Book[] {
+function books(kernel: Kernel): CodeBook[] {
   const { space } = kernel
   const list = (head: bigint, node: number, columns: [number, number][]): WalkPlan => ({
     kind: 'list',
@@ -131,10 +146,11 @@ function books(kernel: Kernel): Book[] {
     columns: columns.map(([offset, size]) => ({ path: [offset], size })),
     limit: LIST_LIMIT,
   })
-  const found: Book[] = []
+  const found: CodeBook[] = []
   const trampolines = kernel.trySymbol('ftrace_ops_trampoline_list')
   if (trampolines !== undefined && kernel.has('ftrace_ops.list')) {
     found.push({
+      what: 'the list of ftrace trampolines',
       plan: list(trampolines, kernel.offset('ftrace_ops.list'), [
         [kernel.offset('ftrace_ops.trampoline'), 8],
         [kernel.offset('ftrace_ops.trampoline_size'), 8],
@@ -147,6 +163,7 @@ function books(kernel: Kernel): Book[] {
     const cache = kernel.trySymbol(name)
     if (cache === undefined || !kernel.has('kprobe_insn_page.insns')) continue
     found.push({
+      what: `the list of ${name}`,
       plan: list(cache + BigInt(kernel.offset('kprobe_insn_cache.pages')), kernel.offset('kprobe_insn_page.list'), [
         [kernel.offset('kprobe_insn_page.insns'), 8],
       ]),
@@ -156,6 +173,7 @@ function books(kernel: Kernel): Book[] {
   const bpf = kernel.trySymbol('bpf_kallsyms')
   if (bpf !== undefined && kernel.has('bpf_ksym.lnode')) {
     found.push({
+      what: 'the list of BPF programs',
       plan: list(bpf, kernel.offset('bpf_ksym.lnode'), [
         [kernel.offset('bpf_ksym.start'), 8],
         [kernel.offset('bpf_ksym.end'), 8],
@@ -170,6 +188,7 @@ function books(kernel: Kernel): Book[] {
   const packs = kernel.trySymbol('pack_list')
   if (packs !== undefined && kernel.has('bpf_prog_pack.ptr')) {
     found.push({
+      what: 'the list of BPF program packs',
       plan: list(packs, kernel.offset('bpf_prog_pack.list'), [[kernel.offset('bpf_prog_pack.ptr'), 8]]),
       // A pack is one allocation with a guard page behind it: all that is mapped on from its start is the pack.
       take: (result, give, runs) =>
@@ -186,11 +205,12 @@ function books(kernel: Kernel): Book[] {
 }
 
 /** Before 5.18 each BPF program is an allocation of its own, known by who asked vmalloc for it. */
-function bpfAreas(kernel: Kernel): Book | undefined {
+function bpfAreas(kernel: Kernel): CodeBook | undefined {
   const areas = kernel.trySymbol('vmap_area_list')
   if (areas === undefined || !kernel.has('vm_struct.caller')) return undefined
   const vm = kernel.offset('vmap_area.vm')
   return {
+    what: 'the list of vmalloc areas',
     plan: {
       kind: 'list',
       space: kernel.space,

@@ -24,7 +24,10 @@ export async function interruptGates(
   const candidates = new Map<string, Candidate>()
   for (const [base, name] of tables) {
     const [read] = await kernel.memory.read([{ space: kernel.space, at: base, length: GATES * GATE_BYTES }], options)
-    if (read === undefined || read.faults.length > 0) continue
+    if (read === undefined || read.faults.length > 0) {
+      kernel.broken.note({ what: name }, base, 'can not be read')
+      continue
+    }
     const data = view(read.bytes)
     for (let vector = 0; vector < GATES; vector++) {
       const gate = gateAt(data, vector * GATE_BYTES)

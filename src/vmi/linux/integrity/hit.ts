@@ -9,6 +9,7 @@ export type HitKind =
   | 'diverted-interrupt'
   | 'diverted-entry'
   | 'hooked-pointer'
+  | 'broken-list'
 
 /** A fact of the evidence. Addresses are bigint. */
 export type Evidence = string | number | bigint | boolean | readonly Evidence[] | { readonly [name: string]: Evidence }

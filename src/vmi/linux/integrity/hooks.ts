@@ -9,8 +9,12 @@ const KPROBE_BUCKETS = 64
 const LIMIT = 65_536
 /** Users of ftrace at one time: tracers, probes and live patches, some tens on a busy machine. */
 const CHAIN_LIMIT = 1024
+/** Addresses that several kprobes share. */
+const PARENTS = 4096
 /** A filter hash of more buckets than this is not one (FTRACE_HASH_MAX_BITS is 12). */
 const MAX_HASH_BITS = 16n
+/** Hooks that are told of; a guest can make up any number. */
+export const MAX_CANDIDATES = 1024
 /** Functions of one hook that are named one by one. */
 const NAMED = 64
 const LOOKS = 4
@@ -69,6 +73,7 @@ export async function ftraceHooks(
       { path: [...filter, kernel.offset('ftrace_hash.buckets')], size: 8 },
     ],
     options,
+    'the list of who uses ftrace',
   )
   const end = kernel.trySymbol('ftrace_list_end')
   const candidates: Candidate[] = []
@@ -76,6 +81,7 @@ export async function ftraceHooks(
     const [func, saved, bits, buckets] = row.values as [bigint, bigint, bigint, bigint]
     const target = [func, saved].find((address) => address !== 0n && !where.isKnown(address))
     if (row.address === end || target === undefined) continue
+    if (candidates.length > MAX_CANDIDATES) break
     const functions = row.ok[3] ? await filtered(kernel, bits, buckets, options) : []
     const evidence = { ops: row.address }
     for (const { ip } of functions.slice(0, NAMED)) {
@@ -111,10 +117,12 @@ async function directHooks(
 ): Promise<Candidate[]> {
   const pointer = kernel.trySymbol('direct_functions')
   if (pointer === undefined) return []
-  const hash = await kernel.pointer(pointer, options)
+  const what = 'the table of functions that ftrace calls directly'
+  const hash = await kernel.pointer(pointer, options, what)
   if (hash === 0n) return []
-  const bits = await kernel.pointer(hash + BigInt(kernel.offset('ftrace_hash.size_bits')), options)
-  const buckets = await kernel.pointer(hash + BigInt(kernel.offset('ftrace_hash.buckets')), options)
+  const bits = await kernel.pointer(hash + BigInt(kernel.offset('ftrace_hash.size_bits')), options, what)
+  const buckets = await kernel.pointer(hash + BigInt(kernel.offset('ftrace_hash.buckets')), options, what)
+  if (bits > MAX_HASH_BITS) kernel.broken.note({ what }, hash, `says that it has 2^${bits} buckets`)
   return (await filtered(kernel, bits, buckets, options))
     .filter(({ direct }) => direct !== 0n && !where.isKnown(direct))
     .map(({ ip, direct }) =>
@@ -144,6 +152,7 @@ async function filtered(
       limit: LIMIT,
     },
     options,
+    'a hash of traced functions',
   )
   return rows.map(({ values: [ip, direct] }) => ({ ip: ip ?? 0n, direct: direct ?? 0n }))
 }
@@ -177,6 +186,7 @@ export async function kprobeHooks(
       limit: LIMIT,
     },
     options,
+    'the table of kprobes',
   )
   const aggregate = kernel.trySymbol('aggr_pre_handler')
   const kretprobe = kernel.trySymbol('pre_handler_kretprobe')
@@ -184,8 +194,15 @@ export async function kprobeHooks(
   // Several probes on one address hang below one that runs them all.
   const parents = probes.filter((probe) => probe.values[1] === aggregate)
   if (parents.length > 0) {
-    const children = await kernel.memory.walk(
-      parents.slice(0, 4096).map((parent) => ({
+    if (parents.length > PARENTS) {
+      kernel.broken.note(
+        { what: 'the table of kprobes' },
+        kernel.symbol('kprobe_table'),
+        `has ${parents.length} shared probes`,
+      )
+    }
+    const children = await kernel.walk(
+      parents.slice(0, PARENTS).map((parent) => ({
         kind: 'list',
         space: kernel.space,
         head: parent.address + BigInt(node),
@@ -194,6 +211,7 @@ export async function kprobeHooks(
         limit: 1024,
       })),
       options,
+      () => ({ what: 'a list of kprobes of one address', churns: true }),
     )
     for (const result of children) all.push(...rows(result))
   }
@@ -221,10 +239,15 @@ async function chain(
   next: number,
   columns: readonly Column[],
   options: { signal?: AbortSignal },
+  what: string,
 ): Promise<Row[]> {
   const found: Row[] = []
   const seen = new Set<bigint>()
-  for (let link = head; found.length < CHAIN_LIMIT; ) {
+  for (let link = head; ; ) {
+    if (found.length >= CHAIN_LIMIT) {
+      kernel.broken.note({ what }, head, `has more than ${CHAIN_LIMIT} elements`)
+      break
+    }
     const [row] = await walkOne(
       kernel,
       {
@@ -238,8 +261,13 @@ async function chain(
         limit: 1,
       },
       options,
+      what,
     )
-    if (row === undefined || seen.has(row.address)) break
+    if (row === undefined) break
+    if (seen.has(row.address)) {
+      kernel.broken.note({ what }, head, `returns into itself after ${found.length} elements`)
+      break
+    }
     seen.add(row.address)
     found.push(row)
     link = row.address + BigInt(next)
@@ -247,8 +275,13 @@ async function chain(
   return found
 }
 
-async function walkOne(kernel: Kernel, plan: WalkPlan, options: { signal?: AbortSignal }): Promise<Row[]> {
-  const [result] = await kernel.memory.walk([plan], options)
+async function walkOne(
+  kernel: Kernel,
+  plan: WalkPlan,
+  options: { signal?: AbortSignal },
+  what: string,
+): Promise<Row[]> {
+  const [result] = await kernel.walk([plan], options, () => ({ what }))
   return rows(result as WalkResult)
 }
 

@@ -3,11 +3,12 @@ import { checkOptions } from '../../../options.js'
 import type { VcpuReader, VcpuRegisters } from '../../guest.js'
 import type { Linux } from '../linux.js'
 import type { Module } from '../modules.js'
+import { brokenCandidate, describeBroken } from './broken.js'
 import { readCodeMap } from './code.js'
 import { confirm } from './confirm.js'
 import { interruptGates, syscallEntryPoint } from './cpu.js'
 import type { Candidate, Hit } from './hit.js'
-import { ftraceHooks, kprobeHooks } from './hooks.js'
+import { ftraceHooks, kprobeHooks, MAX_CANDIDATES } from './hooks.js'
 import { Kernel } from './kernel.js'
 import { hiddenModules, nameUnlisted, type UnlistedOwner } from './modules.js'
 import { references } from './references.js'
@@ -49,6 +50,9 @@ export interface IntegrityReport {
  * for: system call functions and tables, ftrace callbacks, kprobes, interrupt gates, MSR LSTAR.
  *
  * The guest may run meanwhile: what one look finds, further looks confirm, so that a sound but busy guest gives no hits.
+ * A structure that can not be read to its end is a hit as well (`broken-list`), and the check that reads it is not done:
+ * a guest that breaks a list is not taken for a sound one.
+ *
  * A look at a sound guest takes one pass; each thing found costs some more, a second or so in all.
  *
  * What code does is not judged, only whose it is: a listed module may divert what it likes.
@@ -119,6 +123,10 @@ class Inspection {
   async run(only: readonly Check[] = CHECKS): Promise<readonly Hit[]> {
     const pace = { clock: () => this.#kernel.pointer(this.#jiffies, this.#options), ...this.#options }
     const hits = await confirm(() => this.#look(only), pace)
+    for (const { kind, title, evidence } of hits) {
+      const { check } = evidence.data
+      if (kind === 'broken-list' && !this.#reasons.has(check as Check)) this.#skip(check as Check, title)
+    }
     const code = hits.some((hit) => hit.kind === 'hidden-module' || hit.kind === 'unlisted-code')
     if (code && only.includes('references')) {
       // Only where there is code that should not be: all of the image is read for it.
@@ -132,13 +140,14 @@ class Inspection {
   async #look(only: readonly Check[]): Promise<Candidate[]> {
     const kernel = this.#kernel
     const options = this.#options
+    kernel.broken.check = 'modules'
     let modules: readonly Module[] = []
     const code = await readCodeMap(
       kernel,
       async () => {
         const list = await kernel.linux.moduleList()
-        if (list.end !== 'complete')
-          this.#skip('modules', `the module list ends in a ${list.end} after ${list.modules.length} modules`)
+        const what = 'the module list'
+        kernel.broken.noteEnd({ what }, kernel.trySymbol('modules') ?? 0n, { ...list, rows: list.modules.length })
         modules = list.modules
         return modules
       },
@@ -164,6 +173,11 @@ class Inspection {
     await run('syscall-tables', () => syscallTables(kernel, where, options))
     await run('interrupts', () => interruptGates(kernel, where, this.#registers, options))
     await run('syscall-entry-point', () => syscallEntryPoint(kernel, where, this.#registers))
+    for (const broken of kernel.broken.take()) {
+      candidates.push(brokenCandidate(broken))
+      // What hides is found by the first look, or not at all: the further ones only confirm.
+      if (!broken.churns) this.#skip(broken.check as Check, describeBroken(broken))
+    }
     return candidates
   }
 
@@ -174,7 +188,11 @@ class Inspection {
   /** A check a kernel has no parts for, or whose data the guest broke, says so; the others go on. */
   async #check(name: Check, check: () => Promise<Candidate[]> | Candidate[]): Promise<Candidate[]> {
     try {
-      return await check()
+      this.#kernel.broken.check = name
+      const found = await check()
+      if (found.length <= MAX_CANDIDATES) return found
+      this.#skip(name, `it finds ${found.length} things, of which ${MAX_CANDIDATES} are told`)
+      return found.slice(0, MAX_CANDIDATES)
     } catch (error) {
       if (!CloudAppError.is(error, 'ERR_CLOUDAPP_PROFILE') && !CloudAppError.is(error, 'ERR_CLOUDAPP_GUEST_CORRUPT'))
         throw error

@@ -1,11 +1,16 @@
-import type { GuestMemory, Space } from '../../memory.js'
+import type { GuestMemory, Space, WalkPlan, WalkResult } from '../../memory.js'
 import type { Linux } from '../linux.js'
 import type { KernelSymbol, SymbolHit, SymbolTable } from '../symbols.js'
 import type { TypeTable } from '../types.js'
+import { walkMany } from '../walks.js'
+import { type Book, BrokenBooks } from './broken.js'
 
 interface ReadOptions {
   readonly signal?: AbortSignal
 }
+
+/** Elements of all structures of one batch. */
+const ROWS = 262_144
 
 /**
  * A kernel's symbols and types at hand, for checks that look up many: fetched once, then every look-up is synchronous.
@@ -17,6 +22,8 @@ export class Kernel {
   readonly levels: 4 | 5
   /** `runqueues` of each possible CPU. */
   readonly runQueues: readonly bigint[]
+  /** What could not be read to its end. */
+  readonly broken = new BrokenBooks()
   readonly #symbols: SymbolTable
   readonly #types: TypeTable
   readonly #prefixes = new Map<string, readonly KernelSymbol[]>()
@@ -77,9 +84,28 @@ export class Kernel {
     return this.#types.has(path)
   }
 
-  /** The pointer at `address`; 0n where it can not be read. */
-  async pointer(address: bigint, options: ReadOptions): Promise<bigint> {
+  /** Walks as one batch, of at most about `total` elements; a walk that does not end well is noted as {@link broken} under its book. */
+  async walk(
+    plans: readonly WalkPlan[],
+    options: ReadOptions,
+    book: (index: number) => Book | undefined,
+    total = ROWS,
+  ): Promise<WalkResult[]> {
+    const results = await walkMany(this.memory, plans, total, options)
+    results.forEach((result, i) => {
+      const known = result.end === 'complete' ? undefined : book(i)
+      if (known !== undefined) this.broken.noteEnd(known, (plans[i] as WalkPlan).head, result)
+    })
+    return results
+  }
+
+  /** The pointer at `address`; 0n where it can not be read, which is noted as {@link broken} if it has a name. */
+  async pointer(address: bigint, options: ReadOptions, what?: string): Promise<bigint> {
     const [read] = await this.memory.read([{ space: this.space, at: address, length: 8 }], options)
+    const [fault] = read?.faults ?? []
+    if (fault !== undefined && what !== undefined) {
+      this.broken.note({ what }, address, `can not be read (${fault.reason})`)
+    }
     return read === undefined ? 0n : new DataView(read.bytes.buffer, read.bytes.byteOffset, 8).getBigUint64(0, true)
   }
 }

@@ -12,6 +12,9 @@ const NAME_LENGTH = 56
 /** Largest module we believe in: one that says it is larger is not a module. */
 const MAX_MODULE_BYTES = 256n << 20n
 
+/** Ranges of unlisted code for which a module is looked for. */
+const MAX_NAMED = 64
+
 /** A module is unformed while it is loaded and unloaded: such a state may come back at every look at a busy guest. */
 const LOOKS = { live: 4, unformed: 12, unknown: 16 } as const
 
@@ -32,8 +35,7 @@ export async function hiddenModules(
   const inList = new Set(listed.map((module) => module.module))
   const unlistedByModule = new Map<bigint, UnlistedOwner>()
   for (const owner of owners) {
-    if (owner.module === undefined) candidates.push(strayCode(owner))
-    else unlistedByModule.set(owner.module.address, owner)
+    if (owner.module !== undefined) unlistedByModule.set(owner.module.address, owner)
   }
   for (const [address, owner] of unlistedByModule) {
     if (owner.module === undefined || inList.has(address)) continue
@@ -49,6 +51,8 @@ export async function hiddenModules(
       candidates.push(hidden(module.name, module.module, 'live', ['the module kobjects'], undefined))
     }
   }
+  // Last: a guest can have any amount of stray code, and only so many candidates are kept.
+  candidates.push(...owners.filter((owner) => owner.module === undefined).map(strayCode))
   return candidates
 }
 
@@ -99,10 +103,11 @@ function strayCode({ start, end, physical }: UnlistedCode): Candidate {
 
 /** Every module that has a kobject in module_kset: address of its struct module, and its name. */
 async function moduleKobjects(kernel: Kernel, options: { signal?: AbortSignal }): Promise<Map<bigint, string>> {
-  const kset = await kernel.pointer(kernel.symbol('module_kset'), options)
+  const what = 'the list of module kobjects'
+  const kset = await kernel.pointer(kernel.symbol('module_kset'), options, what)
   const kobj = kernel.offset('module_kobject.kobj')
   const mod = kernel.offset('module_kobject.mod') - kobj
-  const [result] = (await kernel.memory.walk(
+  const [result] = (await kernel.walk(
     [
       {
         kind: 'list',
@@ -117,6 +122,7 @@ async function moduleKobjects(kernel: Kernel, options: { signal?: AbortSignal })
       },
     ],
     options,
+    () => ({ what }),
   )) as [WalkResult]
   const [mods, names] = result.columns as [Uint8Array, Uint8Array]
   const pointers = view(mods)
@@ -145,7 +151,7 @@ export async function nameUnlisted(
     ? kernel.offset('module.mem') + kernel.offset('module_memory.size')
     : kernel.offset('module.core_layout') + kernel.offset('module_layout.size')
   const named: UnlistedOwner[] = []
-  for (let i = 0; i < unlisted.length; i += 16) {
+  for (let i = 0; i < Math.min(unlisted.length, MAX_NAMED); i += 16) {
     const some = unlisted.slice(i, i + 16)
     const found = await kernel.memory.search(
       {
@@ -159,32 +165,36 @@ export async function nameUnlisted(
       options,
     )
     const candidates = found.matches.map((match) => ({ code: match.pattern, address: match.at - BigInt(base) }))
+    // Three requests however many matches: any number of pointers to its code may be the guest's doing.
+    const fields = [
+      { offset: kernel.offset('module.name'), length: NAME_LENGTH },
+      { offset: kernel.offset('module.state'), length: 4 },
+      { offset: size, length: 4 },
+    ]
     const records = await kernel.memory.read(
-      candidates.flatMap(({ address }) => [
-        { space: kernel.space, at: address + BigInt(kernel.offset('module.name')), length: NAME_LENGTH },
-        { space: kernel.space, at: address + BigInt(kernel.offset('module.state')), length: 4 },
-        { space: kernel.space, at: address + BigInt(size), length: 4 },
-      ]),
+      fields.map(({ offset, length }) => ({
+        space: kernel.space,
+        at: BigUint64Array.from(candidates, ({ address }) => address + BigInt(offset)),
+        length,
+      })),
       options,
     )
+    const [names, states, sizes] = records.map(({ bytes }) => bytes) as [Uint8Array, Uint8Array, Uint8Array]
+    const unread = new Set(records.flatMap(({ faults }) => faults.map(({ index }) => index)))
     const modules = new Map<number, NonNullable<UnlistedOwner['module']>>()
     candidates.forEach(({ code, address }, k) => {
-      const [name, state, bytes] = records.slice(3 * k, 3 * k + 3)
-      if (!name || !state || !bytes || name.faults.length + state.faults.length + bytes.faults.length > 0) return
-      const label = fixedText(name.bytes)
-      const phase = STATES[u32(state.bytes)]
-      if (!/^[\w-]{1,55}$/.test(label) || phase === undefined || u32(bytes.bytes) > MAX_MODULE_BYTES) return
-      if (u32(bytes.bytes) === 0) return
-      modules.set(code, { name: label, address, state: phase, size: BigInt(u32(bytes.bytes)) })
+      if (unread.has(k)) return
+      const label = fixedText(names.subarray(k * NAME_LENGTH, (k + 1) * NAME_LENGTH))
+      const phase = STATES[view(states).getUint32(4 * k, true)]
+      const bytes = view(sizes).getUint32(4 * k, true)
+      if (!/^[\w-]{1,55}$/.test(label) || phase === undefined || bytes > MAX_MODULE_BYTES || bytes === 0) return
+      modules.set(code, { name: label, address, state: phase, size: BigInt(bytes) })
     })
     some.forEach((code, k) => {
       const module = modules.get(k)
       named.push(module === undefined ? code : { ...code, module })
     })
   }
-  return named
-}
-
-function u32(bytes: Uint8Array): number {
-  return view(bytes).getUint32(0, true)
+  // Each search goes over all module memory.
+  return [...named, ...unlisted.slice(named.length)]
 }

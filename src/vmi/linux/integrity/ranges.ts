@@ -22,6 +22,16 @@ export class RangeMap<T> {
     })
   }
 
+  /** Where the first range starts; 0n if there is none. */
+  get start(): bigint {
+    return this.#ranges[0]?.start ?? 0n
+  }
+
+  /** Where the range that goes farthest ends. */
+  get end(): bigint {
+    return this.#reach.at(-1) ?? 0n
+  }
+
   get size(): number {
     return this.#ranges.length
   }

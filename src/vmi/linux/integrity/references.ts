@@ -3,6 +3,7 @@ import type { Candidate } from './hit.js'
 import { diverted, isSyscall } from './hooks.js'
 import type { Kernel } from './kernel.js'
 import type { UnlistedOwner } from './modules.js'
+import { RangeMap } from './ranges.js'
 import type { Whereabouts } from './where.js'
 
 const CHUNK = 1 << 20
@@ -24,17 +25,18 @@ export async function references(
   options: { readonly signal?: AbortSignal },
 ): Promise<Candidate[]> {
   if (unlisted.length === 0) return []
+  const code = new RangeMap(unlisted.map(({ start, end }) => ({ start, end, value: true as const })))
   const places: { at: bigint; target: bigint; text: boolean }[] = []
   for (const { start, end, text } of sections(kernel)) {
     for await (const { at, bytes } of chunks(kernel, start, end, options)) {
-      const found = text ? branchesInto(bytes, at, unlisted) : pointersInto(bytes, at, unlisted)
-      places.push(...found.filter((place) => !isBook(kernel, place.at)).map((place) => ({ ...place, text })))
+      const found = text ? branchesInto(bytes, at, code) : pointersInto(bytes, at, code)
+      for (const place of found) {
+        if (places.length < MAX_REFERENCES && !isBook(kernel, place.at)) places.push({ ...place, text })
+      }
       if (places.length >= MAX_REFERENCES) break
     }
   }
-  return places
-    .slice(0, MAX_REFERENCES)
-    .map(({ at, target, text }) => (text ? branch : pointer)(kernel, where, at, target))
+  return places.map(({ at, target, text }) => (text ? branch : pointer)(kernel, where, at, target))
 }
 
 function branch(kernel: Kernel, where: Whereabouts, at: bigint, target: bigint): Candidate {
@@ -109,36 +111,36 @@ interface Hit {
 }
 
 /** CALL and JMP rel32, and MOV r64, imm64, at any byte: text has no marks where instructions start. */
-function branchesInto(bytes: Uint8Array, at: bigint, unlisted: readonly UnlistedOwner[]): Hit[] {
+function branchesInto(bytes: Uint8Array, at: bigint, code: RangeMap<true>): Hit[] {
   const data = view(bytes)
-  // Distances from the chunk are small enough for numbers.
-  const ranges = unlisted.map(({ start, end }) => ({ start: Number(start - at), end: Number(end - at) }))
+  // Distances from the chunk are small enough for numbers: most branches are passed over without a bigint.
+  const [least, most] = [Number(code.start - at), Number(code.end - at)]
   const hits: Hit[] = []
   const end = bytes.byteLength - OVERLAP
   for (let i = 0; i < end; i++) {
     const byte = bytes[i] as number
     if ((byte & 0xfe) === 0xe8) {
       const target = i + 5 + data.getInt32(i + 1, true)
-      for (const range of ranges) {
-        if (target >= range.start && target < range.end) hits.push({ at: at + BigInt(i), target: at + BigInt(target) })
-      }
+      if (target < least || target >= most) continue
+      const address = at + BigInt(target)
+      if (code.at(address) !== undefined) hits.push({ at: at + BigInt(i), target: address })
     } else if ((byte & 0xfe) === 0x48 && ((bytes[i + 1] as number) & 0xf8) === 0xb8 && bytes[i + 9] === 0xff) {
       const target = data.getBigUint64(i + 2, true)
-      if (unlisted.some(({ start, end }) => target >= start && target < end)) hits.push({ at: at + BigInt(i), target })
+      if (code.at(target) !== undefined) hits.push({ at: at + BigInt(i), target })
     }
   }
   return hits
 }
 
 /** Aligned pointers. */
-function pointersInto(bytes: Uint8Array, at: bigint, unlisted: readonly UnlistedOwner[]): Hit[] {
+function pointersInto(bytes: Uint8Array, at: bigint, code: RangeMap<true>): Hit[] {
   const data = view(bytes)
   const hits: Hit[] = []
   for (let i = Number(-at & 7n); i < bytes.byteLength - OVERLAP; i += 8) {
     // Kernel code lies in the topmost 2 GiB: half of the test is enough to pass over nearly everything.
     if (data.getUint32(i + 4, true) !== 0xffffffff) continue
     const target = data.getBigUint64(i, true)
-    if (unlisted.some(({ start, end }) => target >= start && target < end)) hits.push({ at: at + BigInt(i), target })
+    if (code.at(target) !== undefined) hits.push({ at: at + BigInt(i), target })
   }
   return hits
 }

@@ -40,7 +40,11 @@ export async function syscallEntries(
     const faulted = new Set(read?.faults.map((fault) => fault.index))
     const next: typeof trails = []
     for (const [i, { entry, at }] of trails.entries()) {
-      if (read === undefined || faulted.has(i)) continue
+      if (read === undefined || faulted.has(i)) {
+        // Only init functions have a reason not to be mapped, and they lie behind the text.
+        if (where.isKernel(entry)) kernel.broken.note({ what: 'the text of system calls' }, 0n, 'can not be read')
+        continue
+      }
       const branch = entryBranch(read.bytes.subarray(i * length, (i + 1) * length), at)
       if (branch === undefined) continue
       const address = at + BigInt(branch.offset)
@@ -48,7 +52,7 @@ export async function syscallEntries(
         if (!probed.has(address) && hop === 0) candidates.push(breakpoint(kernel, where, entry, address))
         continue
       }
-      const target = branch.target ?? (await kernel.pointer(branch.pointer as bigint, options).catch(() => 0n))
+      const target = branch.target ?? (await kernel.pointer(branch.pointer as bigint, options))
       if (where.isKnown(target)) {
         // A call returns and the function runs on; a jump in kernel text may lead on to the next.
         if (branch.kind !== 'call' && where.isKernel(target)) next.push({ entry, at: target })
@@ -99,11 +103,13 @@ export async function syscallTables(
   for (const name of ['sys_call_table', 'ia32_sys_call_table', 'x32_sys_call_table']) {
     const table = kernel.trySymbol(name)
     if (table === undefined) continue
-    const [read] = await kernel.memory.read([{ space: kernel.space, at: table, length: 8 * TABLE_ENTRIES }], options)
-    if (read === undefined) continue
-    const data = view(read.bytes)
     const end = kernel.symbolAfter(table) ?? table
     const count = Math.min(Number((end - table) / 8n), TABLE_ENTRIES)
+    if (count === 0) continue
+    const [read] = await kernel.memory.read([{ space: kernel.space, at: table, length: 8 * count }], options)
+    if (read === undefined) continue
+    if (read.faults.length > 0) kernel.broken.note({ what: name }, table, 'can not be read')
+    const data = view(read.bytes)
     for (let number = 0; number < count; number++) {
       const target = data.getBigUint64(8 * number, true)
       // Padding behind the table is zero.

@@ -1,5 +1,6 @@
 import type { Column, WalkPlan, WalkResult } from '../../memory.js'
 import { fixedText, view } from '../read.js'
+import type { Book as BrokenBook } from './broken.js'
 import type { Candidate } from './hit.js'
 import type { Kernel } from './kernel.js'
 
@@ -9,6 +10,10 @@ const CSS_SET_BUCKETS = 128
 const RT_QUEUES = 100
 const TASK_LIMIT = 262_144
 const CSS_SET_LIMIT = 65_536
+/** Elements of all books together: lists of a guest that run into each other have no end between them. */
+const ROW_LIMIT = 524_288
+/** Walks in one batch. */
+const BATCH = 1024
 /** A race seldom lasts for one other look; four in a row on the same task is none. */
 const LOOKS = 4
 
@@ -37,24 +42,41 @@ export async function hiddenTasks(kernel: Kernel, signal?: AbortSignal): Promise
   const options = signal === undefined ? {} : { signal }
   const sets = await cssSets(kernel, options)
   const plans = taskPlans(kernel, sets)
-  const results: WalkResult[] = []
-  // One batch: what is read together is read close together in the guest's time.
-  for (let i = 0; i < plans.length; i += 4096) {
-    results.push(
-      ...(await kernel.memory.walk(
-        plans.slice(i, i + 4096).map((p) => p.plan),
-        options,
-      )),
-    )
-  }
   const seen = new Map<bigint, Seen>()
   const idle = new Set<bigint>([kernel.symbol('init_task')])
-  results.forEach((result, i) => {
-    const { book, link } = plans[i] as TaskPlan
-    if (book === 'idle') for (const task of result.addresses) idle.add(task)
-    else collect(seen, result, book, link)
-  })
-  for (const task of await kernel.linux.tasks({ threads: true })) {
+  const unread = new Set<Book>()
+  let rows = 0
+  // Large batches: what is read together is read close together in the guest's time.
+  for (let i = 0; i < plans.length; i += BATCH) {
+    const batch = plans.slice(i, i + BATCH)
+    const results = await kernel.walk(
+      batch.map((p) => p.plan),
+      options,
+      (n) => BROKEN[(batch[n] as TaskPlan).book],
+      ROW_LIMIT - rows,
+    )
+    for (const [n, result] of results.entries()) {
+      const { book, link } = batch[n] as TaskPlan
+      rows += result.rows
+      if (book === 'idle') for (const task of result.addresses) idle.add(task)
+      else collect(seen, result, book, link)
+      if (book === 'pid IDR' && result.end !== 'complete') unread.add(book)
+    }
+    if (rows > ROW_LIMIT) {
+      kernel.broken.note({ what: 'the books of tasks' }, 0n, `have more than ${ROW_LIMIT} elements`)
+      break
+    }
+  }
+  const list = await kernel.linux.taskList({ threads: true })
+  if (list.end !== 'complete') {
+    const main = kernel.symbol('init_task') + BigInt(kernel.offset('task_struct.tasks'))
+    const at = list.at ?? main
+    const book = at === main ? { what: 'the task list' } : { what: "the list of a process's threads", churns: true }
+    kernel.broken.noteEnd(book, at, { ...list, rows: list.tasks.length })
+    // Behind the break every process would be a hidden one.
+    unread.add('task list')
+  }
+  for (const task of list.tasks) {
     const entry = seen.get(task.task)
     if (entry !== undefined) entry.books.add('task list')
     else {
@@ -70,16 +92,23 @@ export async function hiddenTasks(kernel: Kernel, signal?: AbortSignal): Promise
       })
     }
   }
-  return [...seen.values()].filter((task) => !idle.has(task.task)).flatMap((task) => judge(task, seen))
+  return [...seen.values()].filter((task) => !idle.has(task.task)).flatMap((task) => judge(task, seen, unread))
 }
 
-function judge(task: Seen, all: ReadonlyMap<bigint, Seen>): Candidate[] {
-  const missing = (['task list', 'pid IDR'] as const).filter((book) => !task.books.has(book))
+function judge(task: Seen, all: ReadonlyMap<bigint, Seen>, unread: ReadonlySet<Book>): Candidate[] {
+  const missing = (['task list', 'pid IDR'] as const).filter((book) => !unread.has(book) && !task.books.has(book))
   if (missing.length === 0) return []
   const thread = task.pid !== task.tgid
   // The threads of a hidden process are hidden with it: one hit, on the process.
   const leader = all.get(task.leader)
-  if (thread && leader !== undefined && leader !== task && !leader.books.has('task list')) return []
+  if (
+    thread &&
+    leader !== undefined &&
+    leader !== task &&
+    missing.includes('task list') &&
+    !leader.books.has('task list')
+  )
+    return []
   const what = thread ? 'thread' : task.kernelThread ? 'kernel thread' : 'process'
   const evidence = {
     process: { pid: task.tgid, name: task.comm },
@@ -104,6 +133,15 @@ function judge(task: Seen, all: ReadonlyMap<bigint, Seen>): Candidate[] {
       looks: LOOKS,
     },
   ]
+}
+
+/** Names of what is walked. Cgroups end and tasks change their run queue while they are looked at. */
+const BROKEN: Readonly<Record<Book | 'idle', BrokenBook>> = {
+  'task list': { what: 'the task list' },
+  'pid IDR': { what: 'the pid IDR' },
+  cgroup: { what: 'the list of a cgroup', churns: true },
+  'run queue': { what: 'a run queue', churns: true },
+  idle: { what: 'the idle task of a run queue', churns: true },
 }
 
 interface TaskPlan {
@@ -173,7 +211,7 @@ function taskColumns(kernel: Kernel, path: readonly number[], shift = 0): Column
 }
 
 async function cssSets(kernel: Kernel, options: { signal?: AbortSignal }): Promise<readonly bigint[]> {
-  const [table] = await kernel.memory.walk(
+  const [table] = await kernel.walk(
     [
       {
         kind: 'hash',
@@ -186,6 +224,7 @@ async function cssSets(kernel: Kernel, options: { signal?: AbortSignal }): Promi
       },
     ],
     options,
+    () => ({ what: 'the table of css_sets (cgroups)' }),
   )
   return [...(table as WalkResult).addresses]
 }
