@@ -12,6 +12,9 @@ export interface Pace {
 /** The guest is given this long to run on between two looks; one that does not is idle, paused or a snapshot. */
 const STANDSTILL_MS = 500
 
+/** Looks for a candidate that is another at the same place. */
+const MOVED_LOOKS = 16
+
 /**
  * Looks again until every candidate has been seen in as many looks as it needs, or is gone. A guest that runs while it
  * is looked at shows things half done: a process in the pid table but not yet in the list, a module out of its list
@@ -30,8 +33,14 @@ export async function confirm(look: () => Promise<Candidate[]>, pace: Pace): Pro
     standing = standing.filter((candidate) => candidate.looks > looks)
     if (standing.length === 0) break
     ran = (await untilTheGuestRan(pace)) && ran
-    const identities = new Set((await look()).map((candidate) => candidate.identity))
-    standing = standing.filter((candidate) => identities.has(candidate.identity))
+    const seen = await look()
+    const identities = new Set(seen.map((candidate) => candidate.identity))
+    const places = new Map(seen.map((candidate) => [candidate.place, candidate]))
+    standing = standing.flatMap((candidate) => {
+      if (identities.has(candidate.identity)) return [candidate]
+      const other = candidate.place === undefined ? undefined : places.get(candidate.place)
+      return other === undefined ? [] : [{ ...other, looks: MOVED_LOOKS }]
+    })
   }
   return confirmed
 }

@@ -44,6 +44,11 @@ export interface Candidate {
    * shows another short-lived process or a module on its way out at every look.
    */
   readonly identity: string
+  /**
+   * What an intruder who changes the identity between looks (a start time, a pid) leaves as it is: something else at the
+   * same place at every one of many looks is no coincidence.
+   */
+  readonly place?: string
   /** How many looks must agree. */
   readonly looks: number
 }

@@ -130,6 +130,7 @@ function judge(task: Seen, all: ReadonlyMap<bigint, Seen>, unread: ReadonlySet<B
         evidence,
       },
       identity: `${task.task}:${task.pid}:${task.startTime}`,
+      place: `task:${task.task}`,
       looks: LOOKS,
     },
   ]

@@ -46,6 +46,20 @@ test('what shows up only at a later look has to wait for the next inspection', a
   expect(hits.map((hit) => hit.id)).toEqual(['first'])
 })
 
+test('what changes its identity between looks but stays at its place is a hit in the end', async () => {
+  let calls = 0
+  const look = async () => [{ ...candidate('flips', 4, `start time ${calls++}`), place: 'one task_struct' }]
+  expect(await confirm(look, { clock: runningClock() })).toHaveLength(1)
+  expect(calls).toBe(16)
+})
+
+test('a guest that shows something new at each look ends the looking', async () => {
+  let calls = 0
+  const look = async () => [{ ...candidate('new', 4, `${calls}`), place: `${calls++}` }]
+  expect(await confirm(look, { clock: runningClock() })).toEqual([])
+  expect(calls).toBe(2)
+})
+
 test('a guest that stands still can not confirm: medium confidence', async () => {
   const { look } = looks([candidate('frozen', 2)])
   const [hit] = await confirm(look, { clock: async () => 7n })
