@@ -4,12 +4,15 @@ import type { Candidate, Hit } from './hit.js'
 
 /** What confirming needs from its surroundings. */
 export interface Pace {
-  /** A guest clock (jiffies): tells whether the guest ran between two looks. */
-  clock(): Promise<bigint>
+  /**
+   * A guest clock (jiffies): tells whether the guest ran between two looks. `still` if it can not run at all now: it is
+   * paused, or a snapshot.
+   */
+  clock(): Promise<{ readonly now: bigint; readonly still: boolean }>
   readonly signal?: AbortSignal
 }
 
-/** The guest is given this long to run on between two looks; one that does not is idle, paused or a snapshot. */
+/** The guest is given this long to run on between two looks; one that does not is idle, or starved. */
 const STANDSTILL_MS = 500
 
 /** Looks for a candidate that is another at the same place. */
@@ -24,6 +27,11 @@ const MOVED_LOOKS = 16
  */
 export async function confirm(look: () => Promise<Candidate[]>, pace: Pace): Promise<Hit[]> {
   let standing = await look()
+  if (standing.length === 0) return []
+  if ((await pace.clock()).still) {
+    // It may have stopped during the first look. More than one more shows nothing new.
+    return (await look()).map(({ hit }) => ({ ...hit, confidence: 'medium' }))
+  }
   const confirmed: Hit[] = []
   let ran = true
   for (let looks = 1; standing.length > 0; looks++) {
@@ -46,13 +54,13 @@ export async function confirm(look: () => Promise<Candidate[]>, pace: Pace): Pro
 }
 
 async function untilTheGuestRan({ clock, signal }: Pace): Promise<boolean> {
-  const before = await clock()
+  const before = (await clock()).now
   const deadline = performance.now() + STANDSTILL_MS
   do {
     await sleep(50 + Math.random() * 150, undefined, signal === undefined ? {} : { signal }).catch((cause) => {
       throw new CloudAppError('ERR_CLOUDAPP_ABORTED', 'the inspection was aborted', { cause })
     })
-    if ((await clock()) !== before) return true
+    if ((await clock()).now !== before) return true
   } while (performance.now() < deadline)
   return false
 }

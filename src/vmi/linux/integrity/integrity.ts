@@ -3,6 +3,7 @@ import { checkOptions } from '../../../options.js'
 import type { VcpuReader, VcpuRegisters } from '../../guest.js'
 import type { Linux } from '../linux.js'
 import type { Module } from '../modules.js'
+import { view } from '../read.js'
 import { brokenCandidate, describeBroken } from './broken.js'
 import { readCodeMap } from './code.js'
 import { confirm } from './confirm.js'
@@ -121,7 +122,7 @@ class Inspection {
   }
 
   async run(only: readonly Check[] = CHECKS): Promise<readonly Hit[]> {
-    const pace = { clock: () => this.#kernel.pointer(this.#jiffies, this.#options), ...this.#options }
+    const pace = { clock: () => this.#clock(), ...this.#options }
     const hits = await confirm(() => this.#look(only), pace)
     for (const { kind, title, evidence } of hits) {
       const { check } = evidence.data
@@ -183,6 +184,13 @@ class Inspection {
 
   #references(): Promise<Candidate[]> {
     return references(this.#kernel, this.#where as Whereabouts, this.#owners, this.#options)
+  }
+
+  async #clock(): Promise<{ now: bigint; still: boolean }> {
+    const { memory, space } = this.#kernel
+    const [read] = await memory.read([{ space, at: this.#jiffies, length: 8 }], this.#options)
+    if (read === undefined) throw new CloudAppError('ERR_CLOUDAPP_PROTOCOL', 'the source answered no result')
+    return { now: view(read.bytes).getBigUint64(0, true), still: read.consistent }
   }
 
   /** A check a kernel has no parts for, or whose data the guest broke, says so; the others go on. */

@@ -14,9 +14,9 @@ function looks(...each: Candidate[][]): { look: () => Promise<Candidate[]>; coun
   return { look: async () => each[Math.min(calls++, each.length - 1)] as Candidate[], count: () => calls }
 }
 
-function runningClock(): () => Promise<bigint> {
+function runningClock(): () => Promise<{ now: bigint; still: boolean }> {
   let now = 0n
-  return async () => now++
+  return async () => ({ now: now++, still: false })
 }
 
 test('nothing found takes one look', async () => {
@@ -62,7 +62,7 @@ test('a guest that shows something new at each look ends the looking', async () 
 
 test('a guest that stands still can not confirm: medium confidence', async () => {
   const { look } = looks([candidate('frozen', 2)])
-  const [hit] = await confirm(look, { clock: async () => 7n })
+  const [hit] = await confirm(look, { clock: async () => ({ now: 7n, still: false }) })
   expect(hit?.confidence).toBe('medium')
 })
 
@@ -72,4 +72,14 @@ test('an abort ends the waiting', async () => {
   const waiting = confirm(look, { clock: runningClock(), signal: abort.signal })
   abort.abort()
   await expect(waiting).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_ABORTED' })
+})
+
+test('a paused guest is looked at once more, and not waited for', async () => {
+  const { look, count } = looks(
+    [candidate('gone when it stopped', 16), candidate('stays', 16)],
+    [candidate('stays', 16)],
+  )
+  const hits = await confirm(look, { clock: async () => ({ now: 7n, still: true }) })
+  expect(hits).toMatchObject([{ id: 'stays', confidence: 'medium' }])
+  expect(count()).toBe(2)
 })
