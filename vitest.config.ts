@@ -18,10 +18,21 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'rig',
-          include: ['test/rig/**/*.test.ts'],
+          include: ['test/rig/*.test.ts'],
           fileParallelism: false,
           testTimeout: 600_000,
           hookTimeout: 600_000,
+        },
+      },
+      {
+        // A real Xen host. Not in `npm test` yet: Node crashes in the emulated dom0 now and then (see CONTRIBUTING.md).
+        extends: true,
+        test: {
+          name: 'xen',
+          include: ['test/rig/xen/*.test.ts'],
+          fileParallelism: false,
+          testTimeout: 600_000,
+          hookTimeout: 900_000,
         },
       },
       {
