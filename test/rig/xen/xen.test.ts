@@ -65,7 +65,9 @@ const state = async (name: string): Promise<string> =>
 /** Waits until a program in the background has said a word. */
 const logged = (log: string, word: string): Promise<unknown> => {
   const wait = `until grep -q ${word} ${log}; do grep -q ^ended ${log} && exit 1; sleep 0.5; done`
-  return xen.dom0.run(`timeout 120 sh -c '${wait}' || { cat ${log}; dmesg | tail -n 3; exit 1; }`, { timeoutMs: 150_000 })
+  return xen.dom0.run(`timeout 120 sh -c '${wait}' || { cat ${log}; dmesg | tail -n 3; exit 1; }`, {
+    timeoutMs: 150_000,
+  })
 }
 
 /** Starts hold.ts in dom0 and waits until it is ready; its pid is in LOG.pid. */
