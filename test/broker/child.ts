@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { createInterface, type Interface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
+import { afterAll } from 'vitest'
 
 /** A TypeScript file of this folder as a process of its own. */
 export class Child {
@@ -43,6 +44,12 @@ export class Child {
 }
 
 const bundles = new Map<string, Promise<string>>()
+const folders: string[] = []
+
+// A worker of the test runner is ended without its exit event.
+afterAll(() => {
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true })
+})
 
 /** With `alone`, everything but native code is in the file, and every user can read it. */
 function bundle(file: string, alone: boolean): Promise<string> {
@@ -59,7 +66,7 @@ async function make(file: string, alone: boolean): Promise<string> {
   mkdirSync(cache, { recursive: true })
   const folder = mkdtempSync(alone ? join(tmpdir(), 'cloudapp-child-') : join(cache, 'broker-'))
   chmodSync(folder, 0o755)
-  process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+  folders.push(folder)
   const outfile = join(folder, file.replace(/\.ts$/, '.mjs'))
   await build({
     entryPoints: [fileURLToPath(new URL(file, import.meta.url))],
