@@ -25,7 +25,7 @@ export default defineConfig({
         },
       },
       {
-        // A real Xen host. Not in `npm test` yet: Node crashes in the emulated dom0 now and then (see CONTRIBUTING.md).
+        // A real Xen host, and its guests.
         extends: true,
         test: {
           name: 'xen',

@@ -65,18 +65,32 @@ function rigProblem() {
   return existsSync(file) ? readFileSync(file, 'utf8').trim() : undefined
 }
 
-/** A step that boots VMs. Where none can be booted, what it would have run is counted as skipped, with the reason. */
-const needsVms = (step, list) => async () => {
-  const why = rigProblem()
-  if (why === undefined) return step()
-  return { ...none, skipped: (await list()).map((name) => ({ name, why })) }
-}
+/**
+ * A step that boots VMs. Where none can be booted, what it would have run is counted as skipped, with the reason.
+ * `problem`: what keeps this step's VMs from booting, undefined if nothing does.
+ */
+const needsVms =
+  (project, step, problem = () => undefined) =>
+  async () => {
+    const why = rigProblem() ?? (await problem())
+    if (why === undefined) return step()
+    return { ...none, skipped: (await testsOf(project)).map((name) => ({ name, why })) }
+  }
 
-async function rigTests() {
-  const command = [...node(join(root, 'node_modules', 'vitest', 'vitest.mjs')), 'list', '--project', 'rig', '--json']
+async function testsOf(project) {
+  const command = [...node(join(root, 'node_modules', 'vitest', 'vitest.mjs')), 'list', '--project', project, '--json']
   const { ok, output } = await run(command, { cwd: root, quiet: true })
   const start = output.indexOf('[\n')
-  return ok && start >= 0 ? JSON.parse(output.slice(start)).map((test) => test.name) : ['all tests of the rig']
+  return ok && start >= 0 ? JSON.parse(output.slice(start)).map((test) => test.name) : [`all tests of ${project}`]
+}
+
+/** Makes what the Xen host is booted from, once: Debian packages that this machine may not be able to get. */
+async function xenProblem() {
+  const program = join(root, 'test', 'rig', 'xen', 'prepare.ts')
+  const result = await run(node('--import', join(root, 'scripts', 'ts.mjs'), program), { cwd: root, minutes: 20 })
+  if (result.ok) return undefined
+  const said = result.output.split('\n').filter((line) => line.startsWith('no Xen host can be made here'))
+  return said.at(-1) ?? `no Xen host can be made here (${result.how})`
 }
 
 export const steps = [
@@ -95,6 +109,12 @@ export const steps = [
     name: 'rig',
     what: 'real VMs, and the demo with every example in it',
     vms: true,
-    run: needsVms(vitest('rig', { minutes: 25 }), rigTests),
+    run: needsVms('rig', vitest('rig', { minutes: 25 })),
+  },
+  {
+    name: 'xen',
+    what: 'a real Xen host, its guests and the xen: source',
+    vms: true,
+    run: needsVms('xen', vitest('xen', { minutes: 25 }), xenProblem),
   },
 ]

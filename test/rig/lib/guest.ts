@@ -33,7 +33,10 @@ export class GuestAgent {
   private failure: Error | undefined
   private queue: Promise<unknown> = Promise.resolve()
 
-  private constructor(private readonly server: Server) {
+  private constructor(
+    private readonly server: Server,
+    private readonly sideBySide: boolean,
+  ) {
     server.on('connection', (socket) => {
       this.socket = socket
       socket.setEncoding('latin1')
@@ -43,13 +46,14 @@ export class GuestAgent {
     })
   }
 
-  static async listen(path: string): Promise<GuestAgent> {
+  /** `sideBySide`: its agent says `@gotID` once it has read a script, and reads the next one while that runs. */
+  static async listen(path: string, sideBySide = false): Promise<GuestAgent> {
     const server = createServer()
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject)
       server.listen(path, resolve)
     })
-    return new GuestAgent(server)
+    return new GuestAgent(server, sideBySide)
   }
 
   /** Resolves when the guest's agent has said it is ready. */
@@ -57,20 +61,24 @@ export class GuestAgent {
     return this.expect('ready', timeoutMs, 'the guest to be ready')
   }
 
-  /** Runs a script by the guest's sh; one after the other. */
+  /** Runs a script by the guest's sh; one after the other, unless its agent runs them side by side. */
   async run(script: string, options: GuestRunOptions = {}): Promise<GuestOutput> {
     const { timeoutMs = 60_000, check = true } = options
     const encoded = Buffer.from(script).toString('base64')
     if (encoded.length > SCRIPT_LIMIT) throw new Error(`A script of ${script.length} bytes is too long for the guest`)
     const turn = this.queue.then(async () => {
       const id = String(this.nextId++)
-      const answer = this.expect(id, timeoutMs, `'${script.slice(0, 200)}' in the guest`)
+      const what = `'${script.slice(0, 200)}' in the guest`
+      const answer = this.expect(id, timeoutMs, what)
+      const taken = this.sideBySide ? this.expect(`got${id}`, timeoutMs, what) : answer
+      // Awaited below; until then a failure has no listener.
+      for (const promise of [answer, taken]) promise.catch(() => {})
       this.socket?.write(`${id} ${encoded}\n`)
-      return answer
+      return { answer, taken }
     })
     // The next command waits its turn whatever became of this one.
-    this.queue = turn.catch(() => {})
-    const [status = '', out = '', err = ''] = await turn
+    this.queue = turn.then(({ taken }) => taken).catch(() => {})
+    const [status = '', out = '', err = ''] = await (await turn).answer
     const output = { status: Number(status), stdout: decode(out), stderr: decode(err) }
     if (check && output.status !== 0) {
       throw new Error(

@@ -1,73 +1,37 @@
-import { closeSync, copyFileSync, ftruncateSync, openSync, readFileSync, readSync, writeSync } from 'node:fs'
+import { copyFileSync, readFileSync } from 'node:fs'
 import path from 'node:path'
-import { GuestAgent, type GuestOutput, type GuestRunOptions } from '../../lib/guest.js'
+import { GuestAgent } from '../../lib/guest.js'
 import { kernel as findKernel, type Kernel } from '../../lib/kernels.js'
 import { privateFolder, removeFolder, start, stop } from '../../lib/process.js'
 import type { RigOptions } from '../../lib/types.js'
-import { createGuest, type GuestOptions, type XenGuest } from './guest.js'
+import { createGuest, type GuestOptions } from './create.js'
+import { Dom0 } from './dom0.js'
+import type { XenGuest } from './guest.js'
 import { dom0Initrd, dom0Root, hypervisor } from './image.js'
-import { APP, payload } from './payload.js'
+import { Mailbox } from './mailbox.js'
+import { payload } from './payload.js'
 
 export interface XenOptions extends RigOptions {
+  /** A hypervisor of the caller's, as a plain ELF; default Debian's. */
+  readonly hypervisor?: string
+  /** Added to Xen's command line. */
+  readonly append?: string
+  /** Files for Xen beside dom0's kernel and initramfs: multiboot modules, as a FLASK policy. */
+  readonly multiboot?: readonly string[]
   /** How long dom0 may take until it is ready, default 300 s. */
   readonly timeoutMs?: number
 }
 
-/** The most one push or pull takes. */
-const MAILBOX = 256 * 2 ** 20
-
-/** The control domain. */
-export class Dom0 {
-  constructor(
-    private readonly agent: GuestAgent,
-    /** A file here that is a disk there: what goes in or out at once, not a character at a time. */
-    private readonly mailbox: string,
-  ) {}
-
-  /** Runs a script by dom0's shell; one after the other. */
-  run(script: string, options: GuestRunOptions = {}): Promise<GuestOutput> {
-    return this.agent.run(script, options)
-  }
-
-  /** Runs Node in the folder of the programs. Emulated: its start alone takes seconds. */
-  node(args: readonly string[], options: GuestRunOptions = {}): Promise<GuestOutput> {
-    const words = args.map((arg) => `'${arg.replaceAll("'", `'\\''`)}'`).join(' ')
-    return this.run(`cd ${APP} && exec node ${words}`, { timeoutMs: 120_000, ...options })
-  }
-
-  /** Writes a file in dom0. */
-  async push(name: string, content: Uint8Array | string, mode = 0o644): Promise<void> {
-    const bytes = Buffer.from(content)
-    if (bytes.length > MAILBOX) throw new Error(`${name} is larger than ${MAILBOX} bytes`)
-    const file = openSync(this.mailbox, 'r+')
-    for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at, bytes.length - at, at)
-    closeSync(file)
-    const blocks = Math.ceil(bytes.length / 65536)
-    // Past the cache: the disk changes under dom0.
-    const read = `dd if=/rig/mailbox bs=64K count=${blocks} iflag=direct status=none | head -c ${bytes.length}`
-    await this.run(`${blocks === 0 ? ':' : read} > '${name}' && chmod ${mode.toString(8)} '${name}'`)
-  }
-
-  /** Reads a file of dom0. */
-  async pull(name: string): Promise<Buffer> {
-    const size = Number((await this.run(`stat -c %s '${name}'`)).stdout)
-    if (size > MAILBOX) throw new Error(`${name} has ${size} bytes, more than ${MAILBOX}`)
-    if (size === 0) return Buffer.alloc(0)
-    // Whole blocks, as O_DIRECT wants them.
-    await this.run(
-      `dd if='${name}' bs=64K conv=sync status=none | dd of=/rig/mailbox bs=64K iflag=fullblock oflag=direct status=none`,
-    )
-    const bytes = Buffer.alloc(size)
-    const file = openSync(this.mailbox, 'r')
-    for (let at = 0; at < size; ) {
-      const part = readSync(file, bytes, at, size - at, at)
-      if (part === 0) throw new Error(`dom0 wrote ${at} of ${size} bytes of ${name}`)
-      at += part
-    }
-    closeSync(file)
-    return bytes
-  }
-}
+/**
+ * Xen's command line, with what emulation needs:
+ * - smap, smep: a PV dom0 does not survive them.
+ * - eager-fpu: with Xen's lazy switching (CR0.TS) a PV kernel's XSAVE must trap; under QEMU it does not (FXSAVE does), so
+ *   the kernel saves the vector registers of whoever ran before, programs find each other's, and Node dies of it.
+ */
+const XEN = [
+  'console=com1 com1=115200,8n1 dom0_mem=2G,max:2G loglvl=warning guest_loglvl=all bootscrub=0',
+  'smap=0 smep=0 spec-ctrl=eager-fpu',
+].join(' ')
 
 /** A Xen host. `await using xen = await bootXen()`. */
 export class XenHost implements AsyncDisposable {
@@ -86,19 +50,21 @@ export class XenHost implements AsyncDisposable {
 
   static async boot(options: XenOptions = {}): Promise<XenHost> {
     const kernel = await findKernel('6.1', options)
-    const xen = await hypervisor(options)
+    const xen = options.hypervisor ?? (await hypervisor(options))
     const root = await dom0Root(options)
     const initrd = await dom0Initrd(kernel, options)
     const app = await payload(kernel, options)
     const folder = privateFolder('/dev/shm', 'cloudapp-xen-')
     const at = (file: string): string => path.join(folder, file)
-    const mailbox = openSync(at('mailbox'), 'wx', 0o600)
-    ftruncateSync(mailbox, MAILBOX)
-    closeSync(mailbox)
+    const mailbox = new Mailbox(at('mailbox'))
     // QEMU splits the list of modules at commas and blanks.
     copyFileSync(kernel.vmlinuz, at('vmlinuz'))
     copyFileSync(initrd, at('initrd'))
-    const agent = await GuestAgent.listen(at('agent.sock'))
+    const multiboot = (options.multiboot ?? []).map((file, index) => {
+      copyFileSync(file, at(`module-${index}`))
+      return at(`module-${index}`)
+    })
+    const agent = await GuestAgent.listen(at('agent.sock'), true)
     options.progress?.(`booting a Xen host (dom0: Linux ${kernel.release}, emulated; 20 s to a minute)`)
     const disk = (port: number, file: string, more = ''): string[] => [
       ...['-drive', `file=${file},format=raw,if=none,id=d${port}${more}`],
@@ -108,28 +74,19 @@ export class XenHost implements AsyncDisposable {
       'qemu-system-x86_64',
       [
         ...['-name', 'xen', '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
+        ...['-machine', 'q35', '-accel', 'tcg,thread=multi,tb-size=512', '-cpu', 'max,+svm,+npt'],
+        ...['-smp', '2', '-m', '4G', '-kernel', xen],
+        ...['-append', `${XEN} ${options.append ?? ''}`],
         ...[
-          '-machine',
-          'q35',
-          '-accel',
-          'tcg,thread=multi,tb-size=512',
-          '-cpu',
-          'max,+svm,+npt',
-          '-smp',
-          '2',
-          '-m',
-          '4G',
+          '-initrd',
+          [`${at('vmlinuz')} console=hvc0 panic=-1 quiet no_timer_check`, at('initrd'), ...multiboot].join(),
         ],
-        ...['-kernel', xen],
-        // smap, smep: a PV dom0 does not survive them under emulation.
-        ...[
-          '-append',
-          'console=com1 com1=115200,8n1 dom0_mem=2G,max:2G loglvl=warning guest_loglvl=all smap=0 smep=0 bootscrub=0',
-        ],
-        ...['-initrd', `${at('vmlinuz')} console=hvc0 panic=-1 quiet no_timer_check,${at('initrd')}`],
         ...disk(0, root, ',snapshot=on'),
         ...disk(1, app, ',snapshot=on'),
         ...disk(2, at('mailbox')),
+        // Once more, for guests: what dom0 writes on its own is not seen here.
+        ...disk(3, root, ',snapshot=on'),
+        ...disk(4, app, ',snapshot=on'),
         ...['-chardev', `file,id=console,path=${at('console')}`, '-serial', 'chardev:console'],
         ...['-chardev', `socket,id=agent,path=${at('agent.sock')}`, '-serial', 'chardev:agent'],
       ],
@@ -146,7 +103,7 @@ export class XenHost implements AsyncDisposable {
     options.signal?.addEventListener('abort', onAbort, { once: true })
     try {
       await agent.ready(options.timeoutMs ?? 300_000)
-      const dom0 = new Dom0(agent, at('mailbox'))
+      const dom0 = new Dom0(agent, mailbox)
       return new XenHost(dom0, at('console'), kernel, folder, agent, child, options)
     } catch (error) {
       const said = tail()

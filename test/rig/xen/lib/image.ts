@@ -3,10 +3,11 @@ import path from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import { hostMirror, Suite } from '../../lib/apt.js'
 import { cached, keyOf } from '../../lib/cache.js'
-import { AGENT, Cpio, moduleBytes, moduleFiles } from '../../lib/initramfs.js'
+import { Cpio, moduleBytes, moduleFiles } from '../../lib/initramfs.js'
 import type { Kernel } from '../../lib/kernels.js'
 import { run } from '../../lib/process.js'
 import type { RigOptions } from '../../lib/types.js'
+import { AGENT, ASK, BLOCK, FIRST, INIT } from './scripts.js'
 
 const SUITE = 'bookworm'
 /** The hypervisor's packages; the tools of the same version go into dom0. */
@@ -83,7 +84,7 @@ async function addLibraries(root: string, options: RigOptions): Promise<void> {
   await run('ldconfig', ['-r', root], options)
 }
 
-/** Loaded by dom0's initramfs: the disk controller, the file system, and the devices Xen's libraries open. */
+/** Loaded by dom0's initramfs: the disk controller, the file system, the devices Xen's libraries open, disks of guests. */
 const MODULES = [
   'ahci',
   'sd_mod',
@@ -94,66 +95,8 @@ const MODULES = [
   'xen-gntdev',
   'xen-gntalloc',
   'xen-privcmd',
+  'xen-blkback',
 ]
-
-/** Finds the disk on a port of the SATA controller; names are given out in the order the disks answer. */
-const DISK = `disk() {
-  for block in /sys/block/sd*; do
-    case "$(readlink -f "$block")" in */ata$1/*) echo "/dev/\${block##*/}" ;; esac
-  done
-}
-`
-
-const FIRST = (loads: readonly string[]): string => `#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-${loads.map((file) => `insmod ${file} || echo "rig: ${file} did not load"`).join('\n')}
-${DISK}
-until [ -n "$(disk 1)" ] && [ -n "$(disk 2)" ] && [ -n "$(disk 3)" ]; do sleep 0.1; done
-mkdir -p /root
-mount -t ext4 "$(disk 1)" /root || echo "rig: the root could not be mounted"
-cp -a /rig/. /root/rig/
-ln -sf "$(disk 2)" /root/rig/payload
-ln -sf "$(disk 3)" /root/rig/mailbox
-for name in proc sys dev; do mount --move /$name /root/$name; done
-exec switch_root /root /rig/init
-`
-
-/** dom0's first process: what an init of Debian would do for Xen, without hardware, users and services. */
-const INIT = `#!/bin/bash
-export PATH=/usr/lib/xen-4.17/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
-mount -t tmpfs run /run
-mount -t tmpfs tmp /tmp
-mkdir -p /dev/pts /dev/shm /run/xen /run/rig /var/log/xen/console /run/xenstored /var/lib/xenstored /var/lib/xen /run/lock
-mount -t devpts devpts /dev/pts
-mount -t tmpfs shm /dev/shm
-mount -t xenfs xenfs /proc/xen
-hostname dom0
-ip link set lo up 2>/dev/null
-tar -xf /rig/payload -C /app || echo "rig: the payload could not be unpacked"
-xenstored --pid-file /run/xenstored.pid || echo "rig: xenstored did not start"
-until xenstore-exists / 2>/dev/null; do sleep 0.1; done
-xen-init-dom0 || echo "rig: xen-init-dom0 failed"
-xenconsoled --log=all --log-dir=/var/log/xen/console --pid-file=/run/xenconsoled.pid || echo "rig: no xenconsoled"
-while true; do /rig/agent; done
-`
-
-/**
- * Runs one script in a guest: its console is a terminal in dom0, at whose other end the guest's agent listens.
- * Arguments: the terminal, an id, the script as base64.
- */
-const ASK = `#!/bin/bash
-exec 3<>"$1" || exit 125
-stty raw -echo <&3
-printf '%s %s\\n' "$2" "$3" >&3
-while IFS= read -r line <&3; do
-  line="\${line%%$'\\r'}"
-  case "$line" in *"@$2 "*) printf '%s\\n' "\${line##*@}"; exit 0 ;; esac
-done
-exit 125
-`
 
 /** dom0's initramfs; cached. */
 export async function dom0Initrd(kernel: Kernel, options: RigOptions = {}): Promise<string> {
@@ -170,7 +113,7 @@ export async function dom0Initrd(kernel: Kernel, options: RigOptions = {}): Prom
     loads.push(at)
   }
   cpio.file('init', Buffer.from(FIRST(loads)), 0o755)
-  for (const [name, text] of Object.entries({ init: INIT, agent: AGENT, ask: ASK })) {
+  for (const [name, text] of Object.entries({ init: INIT, agent: AGENT, ask: ASK, block: BLOCK })) {
     cpio.file(`rig/${name}`, Buffer.from(text), 0o755)
   }
   const content = cpio.end()

@@ -1,3 +1,5 @@
-export { type GuestOptions, XenGuest } from './guest.js'
-export { bootXen, Dom0, XenHost, type XenOptions } from './host.js'
+export type { GuestOptions } from './create.js'
+export type { Dom0 } from './dom0.js'
+export type { XenGuest } from './guest.js'
+export { bootXen, type XenHost, type XenOptions } from './host.js'
 export { APP, program } from './payload.js'

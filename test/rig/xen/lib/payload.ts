@@ -10,6 +10,9 @@ import type { RigOptions } from '../../lib/types.js'
 /** Where things are in dom0. */
 export const APP = '/app'
 
+/** Small, with room for what tests write, and everything in it root's. */
+const IMAGE = ['-q', '-t', 'ext4', '-O', '^has_journal', '-m', '0', '-E', 'root_owner=0:0']
+
 const PROGRAMS = path.join(projectRoot, 'test/rig/xen/programs')
 
 function filesOf(folder: string): string[] {
@@ -20,7 +23,7 @@ function filesOf(folder: string): string[] {
 }
 
 /**
- * What dom0 gets at each boot, as a tar archive: the package as npm would install it, built from the sources as they are;
+ * What dom0 and guests with Node find at /app, as an ext4 image: the package as npm would install it, built from the sources as they are;
  * the tests' programs; the guests' kernel. Cached by the content of all of these.
  */
 export async function payload(kernel: Kernel, options: RigOptions = {}): Promise<string> {
@@ -31,7 +34,7 @@ export async function payload(kernel: Kernel, options: RigOptions = {}): Promise
   const files = [...inputs.map(at), ...filesOf(at('src')), ...filesOf(PROGRAMS), kernel.vmlinuz]
   const folder = await cached(
     'xen-payload',
-    keyOf(files, ...files.map(fileKey)),
+    keyOf(files, ...files.map(fileKey), IMAGE),
     async (into) => {
       options.progress?.('building the package for dom0')
       const app = path.join(into, 'app')
@@ -53,12 +56,12 @@ export async function payload(kernel: Kernel, options: RigOptions = {}): Promise
         })
       }
       cpSync(kernel.vmlinuz, path.join(app, 'vmlinuz'))
-      await run('tar', ['-C', app, '--owner=0', '--group=0', '-cf', path.join(into, 'app.tar'), '.'], options)
+      await run('/sbin/mke2fs', [...IMAGE, '-d', app, path.join(into, 'app.img'), '160M'], options)
       for (const part of [app, dist]) rmSync(part, { recursive: true })
     },
     options,
   )
-  return path.join(folder, 'app.tar')
+  return path.join(folder, 'app.img')
 }
 
 /** A program of test/rig/xen/programs, in dom0. */
