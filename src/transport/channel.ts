@@ -4,6 +4,8 @@
 export type PeerIdentity =
   /** The kernel's SO_PEERCRED, taken when the connection was made (unix(7)). */
   | { readonly kind: 'unix'; readonly uid: number; readonly gid: number; readonly pid: number }
+  /** The key the peer proved in its TLS handshake, and where the connection came from, which proves nothing. */
+  | { readonly kind: 'tls'; readonly key: `ed25519:${string}`; readonly address: string }
   /** The other half of a pair inside this process. */
   | { readonly kind: 'memory'; readonly name: string }
 
@@ -16,7 +18,7 @@ export interface Channel extends AsyncDisposable {
   /**
    * Bytes that stand for this very connection: equal at both ends, and not to be had by somebody who relays between two
    * connections. A proof of possession signs them. What they are worth is the transport's to say: see
-   * {@link connectUnix}.
+   * {@link connectUnix}, {@link connectTls}.
    *
    * @throws CloudAppError `ERR_CLOUDAPP_UNSUPPORTED` where the transport can not tell connections apart.
    */
@@ -49,4 +51,18 @@ export interface ChannelListener extends AsyncDisposable {
   readonly address: string
   /** Stops taking new channels; those that exist live on. Idempotent. */
   close(): Promise<void>
+}
+
+/**
+ * Who shares a quota of connections: a user of this host; an address for TLS, where keys cost nothing; this process.
+ */
+export function quotaGroup(peer: PeerIdentity): string {
+  switch (peer.kind) {
+    case 'unix':
+      return `uid ${peer.uid}`
+    case 'tls':
+      return `address ${peer.address.slice(0, peer.address.lastIndexOf(':'))}`
+    case 'memory':
+      return 'memory'
+  }
 }

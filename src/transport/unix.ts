@@ -4,7 +4,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
 import type { Channel, ChannelListener } from './channel.js'
-import { UnixChannel } from './unix-channel.js'
+import { unixChannel } from './unix-channel.js'
 
 /** sun_path of struct sockaddr_un less its final zero: include/uapi/linux/un.h. */
 const SUN_PATH = 107
@@ -72,9 +72,9 @@ export async function listenUnix(options: ListenUnixOptions): Promise<ChannelLis
 }
 
 function accept(socket: Socket, onChannel: (channel: Channel) => void): void {
-  let channel: UnixChannel
+  let channel: Channel
   try {
-    channel = new UnixChannel(socket, 'server')
+    channel = unixChannel(socket, 'server')
   } catch {
     // A peer gone before it could be identified is nobody.
     socket.destroy()
@@ -166,7 +166,7 @@ export async function connectUnix(options: ConnectUnixOptions): Promise<Channel>
     if (onAbort) signal?.removeEventListener('abort', onAbort)
   }
   socket.removeAllListeners('error')
-  return new UnixChannel(socket, 'client')
+  return unixChannel(socket, 'client')
 }
 
 function connectError(path: string, cause: NodeJS.ErrnoException): CloudAppError {
