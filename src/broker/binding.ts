@@ -17,6 +17,8 @@ export function bindingOf(channel: Channel, end: 'broker' | 'holder'): Transport
       }
       return { transport: 'unix', clientPid: peer.pid, clientUid: peer.uid }
     }
+    case 'tls':
+      return { transport: 'tls', exporter: channel.binding }
     case 'memory':
       return { transport: 'process', session: Buffer.from(channel.binding).toString('hex') }
   }
@@ -24,11 +26,19 @@ export function bindingOf(channel: Channel, end: 'broker' | 'holder'): Transport
 
 /** The transport's name in tokens. */
 export function transportOf(channel: Channel): TransportName {
-  return channel.peer.kind === 'unix' ? 'unix' : 'process'
+  const { kind } = channel.peer
+  return kind === 'memory' ? 'process' : kind
 }
 
 /** The peer as the audit log names it. */
 export function peerText(channel: Channel): string {
   const { peer } = channel
-  return peer.kind === 'unix' ? `unix uid=${peer.uid} gid=${peer.gid} pid=${peer.pid}` : `process ${peer.name}`
+  switch (peer.kind) {
+    case 'unix':
+      return `unix uid=${peer.uid} gid=${peer.gid} pid=${peer.pid}`
+    case 'tls':
+      return `tls key=${peer.key} address=${peer.address}`
+    case 'memory':
+      return `process ${peer.name}`
+  }
 }

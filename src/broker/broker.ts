@@ -6,9 +6,9 @@ import { OwnerRegister } from '../capabilities/owners.js'
 import { recheckToken } from '../capabilities/verify.js'
 import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
-import type { Channel } from '../transport/channel.js'
+import { type Channel, quotaGroup } from '../transport/channel.js'
+import { listenEndpoint } from '../transport/endpoint.js'
 import { memoryChannelPair } from '../transport/memory.js'
-import { listenUnix } from '../transport/unix.js'
 import { openVm } from '../vmi/sources/open.js'
 import { AuditLog, type AuditLogOptions } from './audit/log.js'
 import { Connection } from './connection.js'
@@ -19,7 +19,7 @@ import { Recorder } from './recorder.js'
 import { BrokerState } from './state.js'
 import { type OpenSource, VmPool } from './vms.js'
 
-/** Connections at once, over all sockets, and of one user: so that one can not take all of them. */
+/** Connections at once, over all sockets, and of one user or address: so that one can not take all of them. */
 const MAX_CONNECTIONS = 1024
 const MAX_OF_USER = 256
 
@@ -42,8 +42,9 @@ export interface BrokerOptions {
 }
 
 export interface BrokerListenOptions {
+  /** A path of a unix socket, or an endpoint: `unix:/path`, `tls:HOST:PORT`. */
   readonly socket: string
-  /** Permissions of the socket; 0o600 by default. */
+  /** Permissions of a unix socket; 0o600 by default. */
   readonly mode?: number
 }
 
@@ -53,7 +54,7 @@ export interface BrokerListenOptions {
  */
 export interface Broker extends AsyncDisposable {
   readonly publicKey: PublicKey
-  /** Takes connections on a unix socket. @throws as `listenUnix` */
+  /** Takes connections on an endpoint, beside others. @throws as `listenEndpoint` */
   listen(options: BrokerListenOptions): Promise<{ readonly address: string; close(): Promise<void> }>
   /** A connection from this same process, for `connectBroker({ channel })` and `connectOwner({ channel })`. */
   connect(): Channel
@@ -100,7 +101,7 @@ class OpenBroker implements Broker {
   readonly core: BrokerCore
   readonly #connections = new Set<Connection>()
   readonly #listeners = new Set<{ close(): Promise<void> }>()
-  readonly #users = new Map<number, number>()
+  readonly #users = new Map<string, number>()
   #serial = 0
   #closing: Promise<void> | undefined
 
@@ -130,8 +131,8 @@ class OpenBroker implements Broker {
   async listen(options: BrokerListenOptions): Promise<{ readonly address: string; close(): Promise<void> }> {
     checkOptions('Broker.listen', options, ['socket', 'mode'])
     this.#open()
-    const listener = await listenUnix({
-      path: options.socket,
+    const listener = await listenEndpoint(options.socket, {
+      key: this.core.key,
       ...(options.mode === undefined ? {} : { mode: options.mode }),
       onChannel: (channel) => this.#take(channel),
       maxChannels: MAX_CONNECTIONS,
@@ -196,7 +197,7 @@ class OpenBroker implements Broker {
   }
 
   #take(channel: Channel): void {
-    const user = channel.peer.kind === 'unix' ? channel.peer.uid : -1
+    const user = quotaGroup(channel.peer)
     const used = this.#users.get(user) ?? 0
     const connection =
       this.#closing === undefined && this.#connections.size < MAX_CONNECTIONS && used < MAX_OF_USER

@@ -4,8 +4,8 @@ import type { ProofHello } from '../capabilities/proof.js'
 import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
 import type { Channel } from '../transport/channel.js'
+import { connectEndpoint } from '../transport/endpoint.js'
 import { openSession, type Session } from '../transport/session.js'
-import { connectUnix } from '../transport/unix.js'
 import { LIMITS } from '../vmi/memory.js'
 import { bindingOf } from './binding.js'
 
@@ -16,7 +16,7 @@ const ANSWER_FRAME = LIMITS.resultBytes + 16 * 1024 * 1024
 const PROTOCOL = 1
 
 export interface ConnectOptions {
-  /** The broker's unix socket. */
+  /** The broker's unix socket, or another endpoint, such as `tls:HOST:PORT`, for which `broker` must be given. */
   readonly path?: string
   /** Or a channel to it, which then belongs to the connection. */
   readonly channel?: Channel
@@ -55,7 +55,12 @@ export async function connectLink(name: string, options: ConnectOptions): Promis
   }
   const channel =
     options.channel ??
-    (await connectUnix({ path: path as string, timeout, ...(signal === undefined ? {} : { signal }) }))
+    (await connectEndpoint(path as string, {
+      key: options.key,
+      timeout,
+      ...(options.broker === undefined ? {} : { peer: options.broker }),
+      ...(signal === undefined ? {} : { signal }),
+    }))
   const session = openSession(channel, { limits: { frameBytes: ANSWER_FRAME } }) as Session<unknown>
   const remote = session.remote as BrokerStub
   const challenge = async (stop?: AbortSignal) => {
@@ -72,8 +77,10 @@ export async function connectLink(name: string, options: ConnectOptions): Promis
         })
       },
     )
-    if (options.broker !== undefined && options.broker !== hello.broker) {
-      throw new CloudAppError('ERR_CLOUDAPP_PROOF', `The broker there is ${hello.broker}, not ${options.broker}`)
+    // Over TLS the transport has proved a key already: the broker is that one.
+    const expected = channel.peer.kind === 'tls' ? channel.peer.key : options.broker
+    if (expected !== undefined && expected !== hello.broker) {
+      throw new CloudAppError('ERR_CLOUDAPP_PROOF', `The broker there is ${hello.broker}, not ${expected}`)
     }
     return { session, remote, broker: hello.broker, challenge }
   } catch (error) {

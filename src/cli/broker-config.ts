@@ -3,19 +3,21 @@ import type { BrokerListenOptions, BrokerOptions } from '../broker/broker.js'
 import { loadKey } from '../capabilities/key-files.js'
 import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
+import { parseEndpoint } from '../transport/endpoint.js'
 import { readTextFile } from './files.js'
 
 /** What the file of `cloudapp broker --config` says, with its paths made absolute. */
 export interface BrokerConfig {
   readonly options: BrokerOptions
-  readonly listen: BrokerListenOptions
+  /** One at least. */
+  readonly listen: readonly BrokerListenOptions[]
 }
 
 const MAX_CONFIG = 64 * 1024
 
 /**
- * Reads a broker's configuration: JSON with `key`, `register`, `state`, `socket`, and optionally `mode` (of the socket, an
- * octal string such as "0660"), `maxPauseMs` and `audit` (`path`, `fsync`, `intervalMs`, `segmentBytes`, `quota`). Relative
+ * Reads a broker's configuration: JSON with `key`, `register`, `state`, `socket` (a path, `tls:HOST:PORT`, or a list of
+ * them), and optionally `mode` (of a unix socket, an octal string such as "0660"), `maxPauseMs` and `audit` (`path`, `fsync`, `intervalMs`, `segmentBytes`, `quota`). Relative
  * paths start at the file's folder.
  *
  * @throws CloudAppError `ERR_CLOUDAPP_NOT_FOUND`, `ERR_CLOUDAPP_INVALID_ARGUMENT`, `ERR_CLOUDAPP_UNKNOWN_OPTION`
@@ -39,7 +41,10 @@ export async function readBrokerConfig(file: string): Promise<BrokerConfig> {
         ? {}
         : { audit: audit.path ? { ...audit, path: path.resolve(folder, audit.path) } : audit }),
     },
-    listen: { socket: at('socket'), ...mode(file, config.mode) },
+    listen: endpoints(file, config.socket, folder).map((socket) => ({
+      socket,
+      ...(parseEndpoint(socket).kind === 'unix' ? mode(file, config.mode) : {}),
+    })),
   }
 }
 
@@ -61,6 +66,19 @@ function text(file: string, config: Record<string, unknown>, name: string): stri
   const value = config[name]
   if (typeof value !== 'string' || value === '') throw wrong(file, name, 'a path')
   return value
+}
+
+/** At most so many sockets. */
+const MAX_SOCKETS = 16
+
+function endpoints(file: string, value: unknown, folder: string): string[] {
+  const list: unknown[] = Array.isArray(value) ? value : [value]
+  if (list.length === 0 || list.length > MAX_SOCKETS) throw wrong(file, 'socket', `1 to ${MAX_SOCKETS} endpoints`)
+  return list.map((one) => {
+    if (typeof one !== 'string' || one === '') throw wrong(file, 'socket', 'a path, tls:HOST:PORT, or a list of them')
+    const endpoint = parseEndpoint(one)
+    return endpoint.kind === 'unix' ? path.resolve(folder, endpoint.path) : one
+  })
 }
 
 function mode(file: string, value: unknown): { mode?: number } {

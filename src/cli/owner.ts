@@ -5,7 +5,12 @@ import type { Invocation, OptionSpec } from './command.js'
 
 /** The options of every command an owner of VMs gives to a broker. */
 export const ownerOptions: Readonly<Record<string, OptionSpec>> = {
-  broker: { type: 'string', value: 'SOCKET', required: true, help: "the broker's unix socket" },
+  broker: {
+    type: 'string',
+    value: 'SOCKET',
+    required: true,
+    help: "the broker's unix socket, or tls:HOST:PORT with --broker-key",
+  },
   key: { type: 'string', value: 'FILE', required: true, help: "the owner's private key" },
   'broker-key': { type: 'string', value: 'KEY', help: "the broker's public key; another broker is refused" },
 }

@@ -17,6 +17,7 @@ export type AccessHook = (peer: PeerIdentity) => VmFilter
 /** Root, and the user this process runs as, see all; nobody else sees anything. */
 export const ownUserOnly: AccessHook = (peer) => {
   if (peer.kind === 'memory') return 'all'
+  if (peer.kind === 'tls') return []
   return peer.uid === 0 || peer.uid === process.getuid?.() ? 'all' : []
 }
 

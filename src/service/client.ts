@@ -1,6 +1,8 @@
 import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
 import type { Channel } from '../transport/channel.js'
+import { connectEndpoint, parseEndpoint } from '../transport/endpoint.js'
+import type { TlsKey } from '../transport/tls-certificate.js'
 import { ask, ClientLink, type Connect } from './client-link.js'
 import {
   type ClientFinding,
@@ -19,6 +21,8 @@ export interface ConnectOptions {
   readonly signal?: AbortSignal
   /** Free text that the service domain may log. */
   readonly name?: string
+  /** This side's key: TLS endpoints need one. */
+  readonly key?: TlsKey
   /** How long a watch goes on trying to reach a service domain that has gone, in ms. 60,000 by default; 0: not at all. */
   readonly reconnectMs?: number
 }
@@ -95,7 +99,8 @@ export class SdClient implements AsyncDisposable {
   }
 
   /**
-   * Connects to a service domain: an {@link Endpoint} as `discover` gives it, `unix:/path`, a path, or a way to open a channel.
+   * Connects to a service domain: an {@link Endpoint} as `discover` gives it, `unix:/path`, a path,
+   * `tls:HOST:PORT#ed25519:…` (with the service domain's key), or a way to open a channel.
    *
    * @throws CloudAppError `ERR_CLOUDAPP_CLOSED` or `ERR_CLOUDAPP_TIMEOUT` if it can not be reached,
    *   `ERR_CLOUDAPP_UNSUPPORTED` if it speaks no version this client knows, `ERR_CLOUDAPP_ABORTED`.
@@ -104,8 +109,8 @@ export class SdClient implements AsyncDisposable {
     endpoint: Endpoint | string | (() => Promise<Channel>),
     options: ConnectOptions = {},
   ): Promise<SdClient> {
-    checkOptions('SdClient.connect', options, ['signal', 'name', 'reconnectMs'])
-    const link = new ClientLink(opener(endpoint), options.name, options.reconnectMs ?? 60_000)
+    checkOptions('SdClient.connect', options, ['signal', 'name', 'key', 'reconnectMs'])
+    const link = new ClientLink(opener(endpoint, options.key), options.name, options.reconnectMs ?? 60_000)
     try {
       await link.open(options.signal)
     } catch (error) {
@@ -173,21 +178,18 @@ export class SdClient implements AsyncDisposable {
   }
 }
 
-function opener(endpoint: Endpoint | string | (() => Promise<Channel>)): Connect {
+function opener(endpoint: Endpoint | string | (() => Promise<Channel>), key: TlsKey | undefined): Connect {
   if (typeof endpoint === 'function') return () => endpoint()
   const text = typeof endpoint === 'string' ? endpoint : endpoint?.endpoint
   if (typeof text !== 'string' || text === '') {
     throw new CloudAppError(
       'ERR_CLOUDAPP_INVALID_ARGUMENT',
-      'An endpoint is unix:/path, a path, or what discover gives',
+      'An endpoint is unix:/path, a path, tls:HOST:PORT#ed25519:…, or what discover gives',
     )
   }
-  const path = text.startsWith('unix:') ? text.slice(5) : text
-  if (!path.startsWith('/') && !path.startsWith('.')) {
+  const parsed = parseEndpoint(text)
+  if (parsed.kind === 'unix' && !/^[/.]/.test(parsed.path)) {
     throw new CloudAppError('ERR_CLOUDAPP_UNSUPPORTED', `No transport for ${text.slice(0, 100)}; known: unix:/path`)
   }
-  return async (signal) => {
-    const { connectUnix } = await import('../transport/unix.js')
-    return connectUnix({ path, ...(signal && { signal }) })
-  }
+  return (signal) => connectEndpoint(text, { ...(key && { key }), ...(signal && { signal }) })
 }

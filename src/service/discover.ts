@@ -11,14 +11,17 @@ const LIMIT = 16 * 1024
 
 const schema = v.strictObject({
   name: v.pipe(v.string(), v.maxLength(63)),
-  /** `unix:/path`. */
-  endpoint: v.pipe(v.string(), v.maxLength(4096), v.regex(/^unix:\/.+/, 'must be unix:/path')),
+  endpoint: v.pipe(
+    v.string(),
+    v.maxLength(4096),
+    v.regex(/^(?:unix:\/.+|tls:.+#ed25519:.+)/, 'must be unix:/path or tls:HOST:PORT#ed25519:…'),
+  ),
 })
 
 /** How to reach a service domain. */
 export interface Endpoint {
   readonly name: string
-  /** `unix:/path` */
+  /** `unix:/path` or `tls:HOST:PORT#ed25519:…` */
   readonly endpoint: string
 }
 

@@ -12,7 +12,7 @@ import { CloudAppError } from '../errors.js'
 import { Emitter, type Events } from '../events.js'
 import { checkOptions } from '../options.js'
 import type { Channel, ChannelListener } from '../transport/channel.js'
-import { listenUnix } from '../transport/unix.js'
+import { listenEndpoint } from '../transport/endpoint.js'
 import type { VmIdentity } from '../vmi/guest.js'
 import { type AccessHook, ownUserOnly } from './access.js'
 import { assertRights, type DelegationSource, type HeldDelegation, TokenKeeper } from './delegations.js'
@@ -258,11 +258,20 @@ export class ServiceDomain implements AsyncDisposable {
     return loop
   }
 
-  /** Serves the standard interface on a unix socket beside others. Throws what listening throws. */
-  async listen(path: string, mode = 0o666): Promise<void> {
+  /**
+   * Serves the standard interface on an endpoint (a path, `unix:/path`, `tls:HOST:PORT`) beside others; where it listens then.
+   * Throws what listening throws.
+   */
+  async listen(endpoint: string, mode?: number): Promise<string> {
     this.#assertOpen()
-    const listener = await listenUnix({ path, mode, maxChannels: 1024, onChannel: (channel) => this.serve(channel) })
+    const listener = await listenEndpoint(endpoint, {
+      key: this.key,
+      ...(endpoint.startsWith('tls:') ? {} : { mode: mode ?? 0o666 }),
+      maxChannels: 1024,
+      onChannel: (channel) => this.serve(channel),
+    })
     this.#listeners.push(listener)
+    return listener.address
   }
 
   /** Serves the standard interface to the peer of a channel, which then belongs to the service domain. */

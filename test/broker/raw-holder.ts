@@ -3,6 +3,7 @@ import type { BrokerTarget } from '../../src/broker/connection.js'
 import type { TransportBinding } from '../../src/capabilities/binding.js'
 import type { KeyPair } from '../../src/capabilities/keys.js'
 import { ProofResponder } from '../../src/capabilities/proof.js'
+import type { Channel } from '../../src/transport/channel.js'
 import { openSession, type Session } from '../../src/transport/session.js'
 import { connectUnix } from '../../src/transport/unix.js'
 import type { Host } from './host.js'
@@ -25,8 +26,9 @@ export class RawHolder {
     readonly session: Session<unknown>,
   ) {}
 
-  static async open(host: Host, key: KeyPair = host.holder): Promise<RawHolder> {
-    const session = openSession<BrokerTarget>(await connectUnix({ path: host.socket }))
+  /** Over the broker's unix socket, or over `channel`. */
+  static async open(host: Host, key: KeyPair = host.holder, channel?: Channel): Promise<RawHolder> {
+    const session = openSession<BrokerTarget>(channel ?? (await connectUnix({ path: host.socket })))
     return new RawHolder(host, key, session as unknown as Session<unknown>)
   }
 

@@ -16,7 +16,7 @@ const folder = mkdtempSync(path.join(tmpdir(), 'cloudapp-broker-'))
 const file = (name: string) => path.join(folder, name)
 const main = path.resolve(import.meta.dirname, '../../dist/cli/main.js')
 let broker: ChildProcess
-let ready: { socket: string; broker: string }
+let ready: { socket: string; sockets: string[]; broker: string }
 let output = ''
 
 async function generate(name: string): Promise<string> {
@@ -35,7 +35,12 @@ beforeAll(async () => {
       source: `raw:${file('ram')}`,
     },
   ])
-  const config = { key: 'broker.key', register: 'owners.json', state: 'state', socket: 'broker.sock' }
+  const config = {
+    key: 'broker.key',
+    register: 'owners.json',
+    state: 'state',
+    socket: ['broker.sock', 'tls:127.0.0.1:0'],
+  }
   writeFileSync(file('broker.json'), JSON.stringify(config))
   broker = spawn(process.execPath, [main, 'broker', '--config', file('broker.json'), '--json'], {
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -75,6 +80,17 @@ describe('broker, delegate, revoke', () => {
       CloudAppError.is(error, 'ERR_CLOUDAPP_REVOKED'),
     )
     expect((await cloudapp(['revoke', token, ...owner()])).code).toBe(0)
+  })
+
+  it('is reached over TLS too, by its key', async () => {
+    const [, tls] = ready.sockets
+    expect(tls).toMatch(/^tls:127\.0\.0\.1:\d+$/)
+    const args = ['audit', 'head', '--broker', tls as string, '--key', file('owner.key'), '--json']
+    const head = await cloudapp([...args, '--broker-key', file('broker.key.pub')])
+    expect(JSON.parse(head.stdout)).toMatchObject({ broker: ready.broker })
+    const other = await cloudapp([...args, '--broker-key', file('sd.key.pub')])
+    expect(other.code).toBe(1)
+    expect(JSON.parse(other.stdout)).toMatchObject({ error: { code: 'ERR_CLOUDAPP_DENIED' } })
   })
 
   it('writes the token to a new file only', async () => {

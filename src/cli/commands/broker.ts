@@ -6,8 +6,9 @@ import { explain } from '../explain.js'
 export const command: Command = {
   summary: 'Run the broker: the one process that opens VMs, for those who hold rights on them',
   help: [
-    'FILE is JSON: {"key", "register", "state", "socket"} are paths (relative ones start at FILE\'s folder); optional are',
-    '"mode" (of the socket, "0660"), "maxPauseMs", and "audit": {"path", "fsync": "always"|"interval", …}.',
+    'FILE is JSON: {"key", "register", "state", "socket"} are paths (relative ones start at FILE\'s folder); "socket" may also',
+    'be tls:HOST:PORT, or a list; optional are "mode" (of a unix socket, "0660"), "maxPauseMs", and',
+    '"audit": {"path", "fsync": "always"|"interval", …}.',
     '',
     'SIGHUP reads the register of owners again. SIGTERM and SIGINT end it: paused VMs run on, the log is closed.',
     'With --json one document is printed when it is ready.',
@@ -25,10 +26,11 @@ export const command: Command = {
       )
     }
     try {
-      const { address } = await broker.listen(listen)
+      const sockets: string[] = []
+      for (const one of listen) sockets.push((await broker.listen(one)).address)
       process.on('SIGHUP', reload)
-      if (out.isJson) out.json({ socket: address, broker: broker.publicKey, pid: process.pid })
-      else out.line(`broker ${broker.publicKey} listens on ${address}`)
+      if (out.isJson) out.json({ socket: sockets[0], sockets, broker: broker.publicKey, pid: process.pid })
+      else out.line(`broker ${broker.publicKey} listens on ${sockets.join(', ')}`)
       await ended(signal)
     } finally {
       process.off('SIGHUP', reload)

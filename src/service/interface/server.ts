@@ -1,8 +1,8 @@
-import type { Channel } from '../../transport/channel.js'
+import { type Channel, quotaGroup } from '../../transport/channel.js'
 import { openSession, type Session } from '../../transport/session.js'
 import { type Backend, ClientState, Root } from './session.js'
 
-/** Sessions at once, over all peers and of one unix user: one tenant can not take the places of the others. */
+/** Sessions at once, over all peers and of one user or address: one tenant can not take the places of the others. */
 const SESSIONS = 1024
 const SESSIONS_OF_ONE = 256
 
@@ -34,7 +34,7 @@ export class InterfaceServer {
 
   /** Takes a channel, which then belongs to the server. */
   serve(channel: Channel): void {
-    const owner = channel.peer.kind === 'unix' ? `uid ${channel.peer.uid}` : channel.peer.kind
+    const owner = quotaGroup(channel.peer)
     let ofOne = 0
     for (const other of this.#sessions.values()) if (other === owner) ofOne++
     if (this.#closed || this.#sessions.size >= SESSIONS || ofOne >= SESSIONS_OF_ONE) {

@@ -282,5 +282,5 @@ function notFound(uid: string): CloudAppError {
 }
 
 function nameOf(peer: PeerIdentity): string {
-  return peer.kind === 'unix' ? `uid ${peer.uid}` : peer.name
+  return peer.kind === 'memory' ? peer.name : peer.kind === 'unix' ? `uid ${peer.uid}` : peer.key
 }
