@@ -3,6 +3,7 @@ import { chmodSync, chownSync, cpSync, existsSync, mkdirSync, readFileSync, rena
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
+import { KeyPair, readManifest, signManifest } from '@cloudapp/sdk'
 import { build } from 'esbuild'
 import { privateFolder, projectRoot, removeFolder, start, stop } from '../../test/rig/lib/index.js'
 
@@ -54,7 +55,10 @@ export class Parties implements AsyncDisposable {
         logLevel: 'silent',
       })
     }
-    cpSync(path.join(projectRoot, 'examples/ids/cloudapp.json'), path.join(folder, 'app/cloudapp.json'))
+    // The publisher signs what it ships; nobody takes on a service domain that is not signed.
+    const manifest = await readManifest(path.join(projectRoot, 'examples/ids/cloudapp.json'))
+    const signed = signManifest(manifest, KeyPair.generate())
+    writeFileSync(path.join(folder, 'app/cloudapp.json'), JSON.stringify(signed), { mode: 0o644 })
     return parties
   }
 

@@ -1,6 +1,6 @@
 import { CloudAppError } from '../errors.js'
 import type { PeerIdentity } from '../transport/channel.js'
-import type { VmScope } from './store.js'
+import type { VmScope } from './scope.js'
 
 /**
  * Which VMs' findings a peer may see and act on: all, or those with these uuids. Nothing is an empty list, and a peer with

@@ -25,6 +25,8 @@ export const FINDING_LIMITS = {
   evidenceItems: 512,
   evidenceDepth: 8,
   cuts: 32,
+  /** Artifacts of one finding; past it the oldest are let go. */
+  artifacts: 16,
 } as const
 
 /** Keeps the list of what was cut. */

@@ -1,4 +1,7 @@
+export type { ArtifactRef } from './artifacts/types.js'
 export {
+  type ClientArtifacts,
+  type ClientCall,
   type ClientFindings,
   type ClientRun,
   type ConnectOptions,

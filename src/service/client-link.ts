@@ -1,4 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { type KeyPair, parsePublicKey } from '../capabilities/keys.js'
+import { makePass } from '../capabilities/pass.js'
 import { CloudAppError, type CloudAppErrorCode } from '../errors.js'
 import type { Channel } from '../transport/channel.js'
 import { openSession, type Session } from '../transport/session.js'
@@ -22,6 +24,19 @@ const LONGEST_WAIT = 2000
 /** Errors that mean the other side is away and may come back. */
 const AWAY: readonly CloudAppErrorCode[] = ['ERR_CLOUDAPP_CLOSED', 'ERR_CLOUDAPP_TIMEOUT', 'ERR_CLOUDAPP_NOT_FOUND']
 
+/** Who a client says it is. */
+export interface Hello {
+  /** Free text for logs. */
+  readonly name?: string
+  /** A customer's key: a pass is made with it for each connection. */
+  readonly key?: KeyPair
+  /** A pass that was handed over. */
+  readonly pass?: string
+}
+
+/** How long a pass for one connection may take to get there, in ms; the clocks of two machines differ. */
+const PASS_LIFE = 60_000
+
 /** A session and what the service domain offers in it. */
 export interface Open {
   readonly session: Session<Disposable & WireRoot>
@@ -32,13 +47,13 @@ export interface Open {
 export class ClientLink {
   readonly reconnectMs: number
   readonly #connect: Connect
-  readonly #name: string | undefined
+  readonly #hello: Hello
   readonly #closed = new AbortController()
   #open: Promise<Open> | undefined
 
-  constructor(connect: Connect, name: string | undefined, reconnectMs: number) {
+  constructor(connect: Connect, hello: Hello, reconnectMs: number) {
     this.#connect = connect
-    this.#name = name
+    this.#hello = hello
     this.reconnectMs = reconnectMs
   }
 
@@ -104,8 +119,19 @@ export class ClientLink {
     const channel = await this.#connect(signal)
     const session = openSession<never>(channel, { limits: LIMITS }) as unknown as Open['session']
     try {
-      const hello = { version: INTERFACE_VERSION, ...(this.#name !== undefined && { client: this.#name }) }
-      const opened = await ask(session, () => session.remote.open(hello), signal)
+      const { name, key, pass } = this.#hello
+      const hello = { version: INTERFACE_VERSION, ...(name !== undefined && { client: name }) }
+      let opened = await ask(session, () => session.remote.open({ ...hello, ...(pass && { pass }) }), signal)
+      if (key) {
+        const { service } = opened
+        const { service: own } = answer('describe', ANSWERS.description, await ask(session, () => service.describe()))
+        const made = makePass(key, {
+          service: parsePublicKey(own.key ?? ''),
+          expires: Date.now() + PASS_LIFE,
+          channel: channel.binding,
+        })
+        opened = await ask(session, () => session.remote.open({ ...hello, pass: made }), signal)
+      }
       const { version } = answer('open', ANSWERS.open, opened)
       if (version < OLDEST_VERSION || version > INTERFACE_VERSION) {
         throw new CloudAppError(

@@ -1,8 +1,9 @@
+import type { KeyPair } from '../capabilities/keys.js'
 import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
 import type { Channel } from '../transport/channel.js'
 import { connectEndpoint, parseEndpoint } from '../transport/endpoint.js'
-import type { TlsKey } from '../transport/tls-certificate.js'
+import { readArtifact } from './client-artifacts.js'
 import { ask, ClientLink, type Connect } from './client-link.js'
 import {
   type ClientFinding,
@@ -21,10 +22,20 @@ export interface ConnectOptions {
   readonly signal?: AbortSignal
   /** Free text that the service domain may log. */
   readonly name?: string
-  /** This side's key: TLS endpoints need one. */
-  readonly key?: TlsKey
   /** How long a watch goes on trying to reach a service domain that has gone, in ms. 60,000 by default; 0: not at all. */
   readonly reconnectMs?: number
+  /**
+   * A customer's key: its VMs' findings are seen, and those only. It stays here; a pass is signed for each connection. A
+   * TLS endpoint needs a key, a customer's or any other.
+   */
+  readonly key?: KeyPair
+  /** Instead of the key, a pass that was made with it (`makePass`, `cloudapp pass`). */
+  readonly pass?: string
+}
+
+/** How long one call may take: `AbortSignal.timeout(ms)` is a deadline. Aborted, it throws ERR_CLOUDAPP_ABORTED. */
+export interface ClientCall {
+  readonly signal?: AbortSignal
 }
 
 /** Which findings. Without a key, all that this client may see. */
@@ -66,11 +77,23 @@ export interface ClientFindings {
   /** Every finding once, in the order of their last changes. */
   list(options?: ListOptions): AsyncIterableIterator<ClientFinding>
   /** Throws ERR_CLOUDAPP_NOT_FOUND. */
-  get(uid: string): Promise<ClientFinding>
+  get(uid: string, options?: ClientCall): Promise<ClientFinding>
   /** First all that is stored (after `since`), then each change as it is made; resumes when the service domain was away. */
   watch(options?: WatchOptions): AsyncIterableIterator<ClientFinding>
   /** Marks a finding as seen. Throws ERR_CLOUDAPP_NOT_FOUND. */
-  acknowledge(uid: string, options?: { readonly comment?: string }): Promise<ClientFinding>
+  acknowledge(uid: string, options?: ClientCall & { readonly comment?: string }): Promise<ClientFinding>
+}
+
+/** Evidence kept beside findings. */
+export interface ClientArtifacts {
+  /**
+   * The bytes of an artifact that a finding names in `unmapped.cloudapp.artifacts`, in order and as they come. They are
+   * checked against the digest, at the end: what was read before an error is not to be believed.
+   *
+   * Throws ERR_CLOUDAPP_NOT_FOUND if the finding names none such, or it is not kept any more; ERR_CLOUDAPP_PROTOCOL if
+   * these are not its bytes.
+   */
+  read(finding: string, digest: string, options?: ClientCall): AsyncIterableIterator<Uint8Array>
 }
 
 /**
@@ -79,23 +102,27 @@ export interface ClientFindings {
  */
 export class SdClient implements AsyncDisposable {
   readonly findings: ClientFindings
+  readonly artifacts: ClientArtifacts
   readonly #link: ClientLink
 
   private constructor(link: ClientLink) {
     this.#link = link
     this.findings = {
       list: (options = {}) => this.#list(options),
-      get: async (uid) => {
-        const wire = await link.call((service) => service.findings.get(uid))
+      get: async (uid, options = {}) => {
+        checkOptions('findings.get', options, ['signal'])
+        const wire = await link.call((service) => service.findings.get(uid), options.signal)
         return clientFinding(answer('findings.get', ANSWERS.finding, wire))
       },
       watch: (options = {}) => watchFindings(link, options),
       acknowledge: async (uid, options = {}) => {
-        checkOptions('findings.acknowledge', options, ['comment'])
-        const wire = await link.call((service) => service.findings.acknowledge(uid, options))
+        checkOptions('findings.acknowledge', options, ['comment', 'signal'])
+        const { signal, ...note } = options
+        const wire = await link.call((service) => service.findings.acknowledge(uid, note), signal)
         return clientFinding(answer('findings.acknowledge', ANSWERS.finding, wire))
       },
     }
+    this.artifacts = { read: (finding, digest, options = {}) => readArtifact(link, finding, digest, options) }
   }
 
   /**
@@ -103,14 +130,15 @@ export class SdClient implements AsyncDisposable {
    * `tls:HOST:PORT#ed25519:…` (with the service domain's key), or a way to open a channel.
    *
    * @throws CloudAppError `ERR_CLOUDAPP_CLOSED` or `ERR_CLOUDAPP_TIMEOUT` if it can not be reached,
-   *   `ERR_CLOUDAPP_UNSUPPORTED` if it speaks no version this client knows, `ERR_CLOUDAPP_ABORTED`.
+   *   `ERR_CLOUDAPP_UNSUPPORTED` if it speaks no version this client knows, `ERR_CLOUDAPP_ABORTED`, `ERR_CLOUDAPP_PROOF` or
+   *   `ERR_CLOUDAPP_EXPIRED` for a pass it does not take.
    */
   static async connect(
     endpoint: Endpoint | string | (() => Promise<Channel>),
     options: ConnectOptions = {},
   ): Promise<SdClient> {
-    checkOptions('SdClient.connect', options, ['signal', 'name', 'key', 'reconnectMs'])
-    const link = new ClientLink(opener(endpoint, options.key), options.name, options.reconnectMs ?? 60_000)
+    checkOptions('SdClient.connect', options, ['signal', 'name', 'reconnectMs', 'key', 'pass'])
+    const link = new ClientLink(opener(endpoint, options.key), options, options.reconnectMs ?? 60_000)
     try {
       await link.open(options.signal)
     } catch (error) {
@@ -126,13 +154,17 @@ export class SdClient implements AsyncDisposable {
   }
 
   /** What the service domain says of itself. */
-  async describe(): Promise<Description> {
-    return answer('describe', ANSWERS.description, await this.#link.call((service) => service.describe()))
+  async describe(options: ClientCall = {}): Promise<Description> {
+    checkOptions('describe', options, ['signal'])
+    const wire = await this.#link.call((service) => service.describe(), options.signal)
+    return answer('describe', ANSWERS.description, wire)
   }
 
   /** How the service domain is, as far as it concerns this client's VMs. */
-  async health(): Promise<Health> {
-    return answer('health', ANSWERS.health, await this.#link.call((service) => service.health()))
+  async health(options: ClientCall = {}): Promise<Health> {
+    checkOptions('health', options, ['signal'])
+    const wire = await this.#link.call((service) => service.health(), options.signal)
+    return answer('health', ANSWERS.health, wire)
   }
 
   /**
@@ -178,7 +210,7 @@ export class SdClient implements AsyncDisposable {
   }
 }
 
-function opener(endpoint: Endpoint | string | (() => Promise<Channel>), key: TlsKey | undefined): Connect {
+function opener(endpoint: Endpoint | string | (() => Promise<Channel>), key: KeyPair | undefined): Connect {
   if (typeof endpoint === 'function') return () => endpoint()
   const text = typeof endpoint === 'string' ? endpoint : endpoint?.endpoint
   if (typeof text !== 'string' || text === '') {

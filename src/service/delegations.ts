@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Delegation } from '../capabilities/delegation.js'
 import { inspectToken } from '../capabilities/inspect.js'
+import type { PublicKey } from '../capabilities/keys.js'
 import { isRight, type Right } from '../capabilities/rights.js'
 import { type TokenText, tokenFromText } from '../capabilities/token.js'
 import { CloudAppError, type CloudAppErrorCode } from '../errors.js'
@@ -20,6 +21,8 @@ export interface HeldDelegation {
   readonly delegation: Delegation<Right>
   /** Id of the token's last block: what allowed the look. Empty where the token is not one of ours to read. */
   readonly block: string
+  /** Whose VM it is: the key that signed the token's root, which the broker checked against its register. */
+  readonly owner?: PublicKey
 }
 
 /** After these, asking again is of no use. */
@@ -93,7 +96,7 @@ export class TokenKeeper {
         const delegation = await source.redeem(text)
         wait = FIRST_WAIT
         health.ok(origin)
-        await this.#hold({ delegation, block: blockOf(text) }, stop)
+        await this.#hold({ delegation, ...wordsOf(text) }, stop)
         if (!stop.aborted) throw delegation.closed.reason
       } catch (error) {
         if (stop.aborted) return
@@ -148,12 +151,13 @@ function fired(...signals: readonly AbortSignal[]): Promise<void> {
   })
 }
 
-function blockOf(text: TokenText): string {
+function wordsOf(text: TokenText): Omit<HeldDelegation, 'delegation'> {
   try {
-    return inspectToken(tokenFromText(text)).blocks.at(-1)?.id ?? ''
+    const { blocks, issuer } = inspectToken(tokenFromText(text))
+    return { block: blocks.at(-1)?.id ?? '', owner: issuer }
   } catch {
     // The source redeemed it, so it is good for the source; only we can not read it.
-    return ''
+    return { block: '' }
   }
 }
 

@@ -1,11 +1,10 @@
-import { AsyncLocalStorage } from 'node:async_hooks'
 import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Delegation } from '../capabilities/delegation.js'
 import { loadKey } from '../capabilities/key-files.js'
-import { KeyPair } from '../capabilities/keys.js'
+import { KeyPair, type PublicKey } from '../capabilities/keys.js'
 import { type Manifest, parseManifest, readManifest } from '../capabilities/manifest.js'
+import { verifyManifest } from '../capabilities/manifest-sign.js'
 import type { Right } from '../capabilities/rights.js'
 import { type Duration, parseDuration } from '../duration.js'
 import { CloudAppError } from '../errors.js'
@@ -14,72 +13,21 @@ import { checkOptions } from '../options.js'
 import type { Channel, ChannelListener } from '../transport/channel.js'
 import { listenEndpoint } from '../transport/endpoint.js'
 import type { VmIdentity } from '../vmi/guest.js'
-import { type AccessHook, ownUserOnly } from './access.js'
-import { assertRights, type DelegationSource, type HeldDelegation, TokenKeeper } from './delegations.js'
+import { ownUserOnly } from './access.js'
+import { assertRights, TokenKeeper } from './delegations.js'
+import { checkDomainOptions, connectTo, type ServiceDomainOptions } from './domain-options.js'
 import type { FindingInput } from './draft.js'
-import { Loop, type Tick } from './every.js'
+import type { Tick } from './every.js'
 import { Findings, type RaisedFinding } from './findings.js'
+import { Handlers } from './handlers.js'
 import { HealthState } from './health.js'
 import { Inbox, readToken } from './inbox.js'
 import type { Description, Health } from './interface/protocol.js'
 import { INTERFACE_VERSION } from './interface/protocol.js'
 import { InterfaceServer } from './interface/server.js'
 import { OCSF_VERSION } from './ocsf/facts.js'
-import { Run } from './runs.js'
-import { FindingStore, inScope, type VmScope } from './store.js'
-
-export interface ServiceDomainOptions {
-  /** `cloudapp.json`, or its content. */
-  readonly manifest: string | Manifest
-  /** The service domain's own key, or the file it is in: tokens are made out to it. */
-  readonly key: string | KeyPair
-  /** Socket of the broker ($CLOUDAPP_BROKER, or /run/cloudapp/broker.sock), or how to reach one in this process. */
-  readonly broker?: string | (() => Promise<DelegationSource>)
-  /** Socket to serve the standard interface on (/run/cloudapp/sd/NAME.sock), or false: on none but {@link ServiceDomain.serve}. */
-  readonly listen?: string | false
-  /** Permissions of that socket. 0o666 by default: `access` decides what a peer may see. */
-  readonly listenMode?: number
-  /** SQLite file of the findings (/var/lib/cloudapp/NAME/findings.db); its folder is made. */
-  readonly store?: string
-  /** Who may see findings about which VM. By default root and the user this runs as see all, others nothing. */
-  readonly access?: AccessHook
-  /** Tokens held from the start, as text or files. */
-  readonly tokens?: readonly string[]
-  /** A folder, made if it is not there: `*.token` files put there are taken on, those taken away let go of. */
-  readonly inbox?: string
-  /** How long findings are kept: 90 days and 1,000,000 by default. */
-  readonly retention?: { readonly maxAge?: Duration; readonly maxCount?: number }
-}
-
-const OPTION_KEYS = [
-  'manifest',
-  'key',
-  'broker',
-  'listen',
-  'listenMode',
-  'store',
-  'access',
-  'tokens',
-  'inbox',
-  'retention',
-]
-
-/** A handler that failed is tried again after so many ms, doubled up to the longest. */
-const FIRST_WAIT = 1000
-const LONGEST_WAIT = 60_000
-/** A handler that worked so long starts over with the first wait. */
-const SETTLED = 60_000
-
-interface Handler {
-  readonly rights: readonly Right[]
-  readonly run: (vm: Delegation<Right>) => unknown
-}
-
-interface Context {
-  readonly held: HeldDelegation
-  readonly source: string
-  readonly loops: Set<Loop>
-}
+import { Scans } from './scans.js'
+import { FindingStore } from './store/store.js'
 
 /** What happens to a service domain. */
 export type DomainEvents = {
@@ -112,13 +60,9 @@ export class ServiceDomain implements AsyncDisposable {
   readonly #health: HealthState
   readonly #keeper: TokenKeeper
   readonly #server: InterfaceServer
-  readonly #handlers: Handler[] = []
-  readonly #loops = new Map<Loop, { readonly uuid: string; readonly name: string } | undefined>()
-  readonly #context = new AsyncLocalStorage<Context>()
-  readonly #working = new Set<Promise<void>>()
+  readonly #handlers: Handlers
+  readonly #scans: Scans
   readonly #closed = new AbortController()
-  /** Changes of findings by uuid of their VM: what a turn found is told to its VM's clients only. */
-  readonly #changes = new Map<string, number>()
   #listeners: ChannelListener[] = []
   #inbox: Inbox | undefined
   #closing: Promise<void> | undefined
@@ -129,11 +73,18 @@ export class ServiceDomain implements AsyncDisposable {
     this.#health = new HealthState(manifest.name)
     this.#emitter = new Emitter((error) => this.#health.fail('listener', error, 'service'))
     this.events = this.#emitter
-    const { maxAge = '90d', maxCount = 1_000_000 } = options.retention ?? {}
-    const retention = { maxAgeMs: parseDuration(maxAge, 'retention.maxAge'), maxCount, maxTombstones: 1_000_000 }
+    this.#handlers = new Handlers(this.#health, this.closed)
+    this.#scans = new Scans(this.#health)
+    const { maxAge = '90d', maxCount = 1_000_000, maxArtifactBytes = 1024 ** 3 } = options.retention ?? {}
+    const retention = {
+      maxAgeMs: parseDuration(maxAge, 'retention.maxAge'),
+      maxCount,
+      maxTombstones: 1_000_000,
+      maxArtifactBytes,
+    }
     this.#findings = new Findings(store, retention, (error) => this.#health.fail('store', error, 'service'))
     this.#findings.subscribe((changes) => {
-      for (const { vm } of changes) this.#changes.set(vm, (this.#changes.get(vm) ?? 0) + 1)
+      this.#scans.note(changes)
       this.#health.ok('store')
     })
     this.findings = {
@@ -145,10 +96,11 @@ export class ServiceDomain implements AsyncDisposable {
       health: this.#health,
       connect: () => connectTo(options.broker, key),
       onDelegation: (held) => {
-        const { delegation } = held
+        const { delegation, owner } = held
+        if (owner !== undefined) this.#own(store, delegation.identity.uuid, owner)
         delegation.closed.addEventListener('abort', () => this.#tell(delegation), { once: true })
         this.#emitter.emit('delegation', delegation)
-        for (const handler of this.#handlers) this.#start(handler, held)
+        this.#handlers.start(held)
       },
     })
     this.#server = new InterfaceServer({
@@ -158,7 +110,7 @@ export class ServiceDomain implements AsyncDisposable {
       access: options.access ?? ownUserOnly,
       describe: () => this.describe(),
       vms: () => this.#vms(),
-      run: (scope, vm) => this.#run(scope, vm),
+      run: (scope, vm) => this.#scans.run(scope, vm),
     })
   }
 
@@ -167,13 +119,13 @@ export class ServiceDomain implements AsyncDisposable {
    * delegations when one is there.
    *
    * Throws ERR_CLOUDAPP_INVALID_ARGUMENT or ERR_CLOUDAPP_NOT_FOUND for a wrong or missing manifest, key or token,
-   * ERR_CLOUDAPP_STORE, and what listening on a socket throws. Close it, or use `await using`.
+   * ERR_CLOUDAPP_PROOF for a manifest that is not signed or was changed since, ERR_CLOUDAPP_STORE, and what listening on a socket throws. Close it, or use `await using`.
    */
   static async start(options: ServiceDomainOptions): Promise<ServiceDomain> {
-    checkOptions('ServiceDomain.start', options, OPTION_KEYS)
-    checkOptions('ServiceDomain.start retention', options.retention, ['maxAge', 'maxCount'])
+    checkDomainOptions(options)
     const { manifest: given } = options
     const manifest = typeof given === 'string' ? await readManifest(given) : parseManifest(given)
+    verifyManifest(manifest)
     const key = options.key instanceof KeyPair ? options.key : await loadKey(options.key)
     const tokens = await Promise.all(
       (options.tokens ?? []).map(async (from) => ({ from, text: await readToken(from) })),
@@ -227,9 +179,7 @@ export class ServiceDomain implements AsyncDisposable {
    */
   onDelegation<const R extends readonly Right[]>(rights: R, handler: (vm: Delegation<R[number]>) => unknown): void {
     assertRights(rights)
-    const entry: Handler = { rights, run: handler as unknown as Handler['run'] }
-    this.#handlers.push(entry)
-    for (const held of this.#keeper.held) this.#start(entry, held)
+    this.#handlers.add({ rights, run: handler as (vm: Delegation<Right>) => unknown }, this.#keeper.held)
   }
 
   /**
@@ -240,22 +190,10 @@ export class ServiceDomain implements AsyncDisposable {
     checkOptions('every', options, ['until'])
     const intervalMs = parseDuration(interval, 'interval')
     if (intervalMs < 1) throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', 'every: an interval is at least 1ms')
-    const context = this.#context.getStore()
+    const { context } = this.#handlers
     const delegation = context?.held.delegation ?? this.delegations.find((d) => d.closed === options.until)
     const until = [this.closed, delegation?.closed, options.until].filter((signal) => signal !== undefined)
-    const loop = new Loop({
-      intervalMs,
-      label: delegation?.identity.name ?? this.manifest.name,
-      until,
-      changes: () => this.#changesOf(delegation?.identity.uuid),
-      onTurn: () => context && this.#health.ok(context.source),
-      onEnd: (ended) => {
-        this.#loops.delete(ended)
-      },
-    })
-    this.#loops.set(loop, delegation?.identity)
-    context?.loops.add(loop)
-    return loop
+    return this.#scans.begin({ intervalMs, about: delegation?.identity, service: this.manifest.name, until, context })
   }
 
   /**
@@ -311,39 +249,17 @@ export class ServiceDomain implements AsyncDisposable {
     await Promise.all(this.#listeners.map((listener) => listener.close()))
     await this.#inbox?.close()
     await this.#keeper.close()
-    await Promise.race([Promise.all(this.#working), sleep(5000, undefined, { ref: false })])
+    await this.#handlers.settled()
     await this.#server.close()
     await this.#findings.shutdown()
   }
 
-  #start(handler: Handler, held: HeldDelegation): void {
-    if (!handler.rights.every((right) => held.delegation.has(right))) return
-    const work = this.#supervise(handler, held).finally(() => this.#working.delete(work))
-    this.#working.add(work)
-  }
-
-  async #supervise(handler: Handler, held: HeldDelegation): Promise<void> {
-    const { delegation } = held
-    const source = `handler ${this.#handlers.indexOf(handler)} ${delegation.identity.uuid}`
-    let wait = FIRST_WAIT
-    while (!delegation.closed.aborted && !this.closed.aborted) {
-      const begun = performance.now()
-      const loops = new Set<Loop>()
-      try {
-        await this.#context.run({ held, source, loops }, async () => handler.run(delegation))
-        this.#health.ok(source)
-        return
-      } catch (error) {
-        for (const loop of loops) loop.fail(error)
-        // The delegation ended under it: nothing is wrong with the handler.
-        if (delegation.closed.aborted || this.closed.aborted) break
-        this.#health.fail(source, error, delegation.identity)
-        if (performance.now() - begun > SETTLED) wait = FIRST_WAIT
-        await pause(wait, delegation.closed, this.closed)
-        wait = Math.min(wait * 2, LONGEST_WAIT)
-      }
+  #own(store: FindingStore, uuid: string, owner: PublicKey): void {
+    try {
+      store.owners.set(uuid, owner)
+    } catch (error) {
+      this.#health.fail('store', error, 'service')
     }
-    this.#health.ok(source)
   }
 
   #tell({ closed, identity }: Delegation<Right>): void {
@@ -372,34 +288,7 @@ export class ServiceDomain implements AsyncDisposable {
     return [...vms.values()]
   }
 
-  #changesOf(uuid: string | undefined): number {
-    if (uuid !== undefined) return this.#changes.get(uuid.toLowerCase()) ?? 0
-    let sum = 0
-    for (const count of this.#changes.values()) sum += count
-    return sum
-  }
-
-  #run(scope: VmScope, vm: string | undefined): Run | undefined {
-    const targets = [...this.#loops].filter(([, about]) => {
-      // A loop about no VM in particular may look at everybody's.
-      if (!about) return scope === 'all' && vm === undefined
-      return inScope(scope, about.uuid) && (vm === undefined || vm === about.name || vm.toLowerCase() === about.uuid)
-    })
-    return targets.length > 0 ? new Run(targets.map(([loop]) => loop)) : undefined
-  }
-
   #assertOpen(): void {
     if (this.closed.aborted) throw new CloudAppError('ERR_CLOUDAPP_CLOSED', 'The service domain is closed')
   }
-}
-
-async function connectTo(broker: ServiceDomainOptions['broker'], key: KeyPair): Promise<DelegationSource> {
-  if (typeof broker === 'function') return broker()
-  const path = broker ?? process.env.CLOUDAPP_BROKER ?? '/run/cloudapp/broker.sock'
-  const { connectBroker } = await import('../broker/client.js')
-  return connectBroker({ path, key })
-}
-
-async function pause(ms: number, ...signals: AbortSignal[]): Promise<void> {
-  await sleep(ms, undefined, { signal: AbortSignal.any(signals), ref: false }).catch(() => undefined)
 }

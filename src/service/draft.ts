@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
 import type { VmIdentity } from '../vmi/guest.js'
+import type { ArtifactInput, ArtifactRef } from './artifacts/types.js'
 import { boundText, Cuts, cutText, EvidenceBound, FINDING_LIMITS, wellFormed } from './bounds.js'
 import type { Json, OcsfAnalytic, OcsfAttack, OcsfEvidence, OcsfProcess } from './ocsf/types.js'
 import { caption } from './ocsf/validate.js'
@@ -63,11 +64,13 @@ export interface FindingInput {
   readonly right?: string
   readonly block?: string
   readonly remediation?: string
+  /** Evidence too large for the finding: kept beside it, named in it by digest. At most 16 of one finding. */
+  readonly artifacts?: readonly ArtifactInput[]
 }
 
 const INPUT_KEYS = [
   'key', 'id', 'kind', 'about', 'title', 'severity', 'description', 'evidence', 'confidence', 'types', 'attacks', 'analytic',
-  'right', 'block', 'remediation',
+  'right', 'block', 'remediation', 'artifacts',
 ] as const // biome-ignore format: one table
 const EVIDENCE_KEYS = ['name', 'process', 'file', 'module', 'data']
 const ANALYTIC = { rule: 1, behavioral: 2, statistical: 3, learning: 4, fingerprinting: 5 } as const
@@ -87,6 +90,8 @@ export interface FindingDraft {
   readonly right?: string
   readonly block?: string
   readonly remediation?: string
+  /** Those that are kept, already on disk. */
+  readonly artifacts?: readonly ArtifactRef[]
   readonly cut?: readonly string[]
   /** Bytes of evidence before it was cut; present only if it was. */
   readonly untruncated?: number

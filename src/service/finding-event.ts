@@ -1,3 +1,4 @@
+import type { ArtifactRef } from './artifacts/types.js'
 import type { FindingDraft } from './draft.js'
 import { CLASSES, OCSF_VERSION } from './ocsf/facts.js'
 import type { DetectionFinding, OcsfProduct } from './ocsf/types.js'
@@ -17,6 +18,7 @@ export interface FindingState {
   readonly last: number
   readonly time: number
   readonly acknowledged?: { readonly at: number; readonly by: string; readonly comment?: string }
+  readonly artifacts?: readonly ArtifactRef[]
   /** Why it was closed, in words. */
   readonly detail?: string
 }
@@ -81,6 +83,7 @@ export function findingEvent(draft: FindingDraft, state: FindingState, product: 
         ...(draft.right !== undefined && { right: draft.right }),
         ...(draft.block !== undefined && { block: draft.block }),
         ...(draft.cut && { cut: draft.cut }),
+        ...(state.artifacts && { artifacts: state.artifacts }),
         ...(state.acknowledged && { acknowledged: state.acknowledged }),
       },
     },

@@ -1,9 +1,14 @@
 import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
+import { ArtifactFiles } from './artifacts/files.js'
+import { checkArtifacts, keepArtifacts } from './artifacts/keep.js'
 import { boundText, Cuts, FINDING_LIMITS } from './bounds.js'
-import { type AboutVm, boundKey, draftFinding, type FindingInput, vmOf } from './draft.js'
+import { type AboutVm, boundKey, draftFinding, type FindingDraft, type FindingInput, vmOf } from './draft.js'
 import type { DetectionFinding } from './ocsf/types.js'
-import type { FindingStore, Operation, StoredChange, VmScope } from './store.js'
+import type { VmScope } from './scope.js'
+import type { StoredChange } from './store/rows.js'
+import type { FindingStore } from './store/store.js'
+import type { Operation } from './store/write.js'
 import { type ChangeKind, type FindingStatus, type Severity, severityOf, statusOf } from './vocabulary.js'
 
 /** Operations in one transaction: more would hold the event loop too long. */
@@ -17,6 +22,8 @@ export interface RetentionLimits {
   readonly maxCount: number
   /** Removed findings that are remembered one by one, so that a gap can be counted exactly. */
   readonly maxTombstones: number
+  /** Bytes of all artifacts together. */
+  readonly maxArtifactBytes: number
 }
 
 /** A finding as `raise` and `close` answer. */
@@ -41,6 +48,7 @@ interface Pending {
  * transaction; each resolves when its change is on disk, and watchers are told after that.
  */
 export class Findings {
+  readonly artifacts: ArtifactFiles
   readonly #store: FindingStore
   readonly #retention: RetentionLimits
   readonly #listeners = new Set<(changes: readonly StoredChange[]) => void>()
@@ -56,6 +64,7 @@ export class Findings {
     this.#store = store
     this.#retention = retention
     this.#onError = onError
+    this.artifacts = new ArtifactFiles(`${store.path}-artifacts`, store, retention.maxArtifactBytes)
     this.#timer = setInterval(() => this.#retain(), 60_000)
     this.#timer.unref()
     this.#retain()
@@ -63,14 +72,22 @@ export class Findings {
 
   /**
    * Raises a finding: creates it, or updates the open one about the same VM with the same key (count, last seen, newest
-   * words and evidence). Resolves when it is durable.
+   * words and evidence). Resolves when it is durable, its artifacts first.
    *
    * Throws ERR_CLOUDAPP_INVALID_ARGUMENT or ERR_CLOUDAPP_UNKNOWN_OPTION on misuse, ERR_CLOUDAPP_STORE if it can not be
    * stored, ERR_CLOUDAPP_LIMIT if 65,536 changes wait for the disk, ERR_CLOUDAPP_CLOSED.
    */
   async raise(input: FindingInput): Promise<RaisedFinding> {
-    const [change] = await this.#submit({ kind: 'raise', draft: draftFinding(input) })
-    return raised(change as StoredChange)
+    const draft = draftFinding(input)
+    if (input.artifacts === undefined || input.artifacts.length === 0) return this.#raise(draft)
+    checkArtifacts(input.artifacts)
+    const full = await keepArtifacts(this.artifacts, draft, input.artifacts, (error) => this.#report(error))
+    try {
+      return await this.#raise(full)
+    } finally {
+      // A closed store can not be asked who names them; it is swept when it is opened.
+      if (!this.#closed) this.artifacts.settled((full.artifacts ?? []).map(({ digest }) => digest))
+    }
   }
 
   /**
@@ -138,6 +155,11 @@ export class Findings {
     this.#store.close()
   }
 
+  async #raise(draft: FindingDraft): Promise<RaisedFinding> {
+    const [change] = await this.#submit({ kind: 'raise', draft })
+    return raised(change as StoredChange)
+  }
+
   #submit(operation: Operation): Promise<StoredChange[]> {
     if (this.#closed) return Promise.reject(new CloudAppError('ERR_CLOUDAPP_CLOSED', 'The findings are closed'))
     if (this.#pending.length >= PENDING) {
@@ -202,7 +224,8 @@ export class Findings {
   #retain(): void {
     this.#sinceRetention = 0
     try {
-      const removed = this.#store.retain({ ...this.#retention, batch: 2000 })
+      const { removed, artifacts } = this.#store.retain({ ...this.#retention, batch: 2000 })
+      this.artifacts.drop(artifacts)
       if (removed === 2000) setImmediate(() => this.#closed ?? this.#retain())
     } catch (error) {
       this.#report(error)

@@ -2,7 +2,7 @@ import { channel as diagnostics } from 'node:diagnostics_channel'
 import { CloudAppError } from '../errors.js'
 import { cutText, wellFormed } from './bounds.js'
 import type { Health } from './interface/protocol.js'
-import { inScope, type VmScope } from './store.js'
+import { inScope, type VmScope } from './scope.js'
 
 /** Told of everything that went wrong in a service domain: `{ service, source, error, about }`. */
 export const serviceFailures = diagnostics('cloudapp.service.failure')

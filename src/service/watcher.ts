@@ -1,7 +1,9 @@
 import { CloudAppError } from '../errors.js'
 import type { Findings } from './findings.js'
 import { INTERFACE_LIMITS, type WireFinding, type WireRecord } from './interface/protocol.js'
-import { type FindingStore, inScope, type StoredChange, type VmScope } from './store.js'
+import { inScope, type VmScope } from './scope.js'
+import type { StoredChange } from './store/rows.js'
+import type { FindingStore } from './store/store.js'
 import type { StatusId } from './vocabulary.js'
 
 /** What a watcher wants to see. */
@@ -42,7 +44,7 @@ export class Watcher {
     this.#store = store
     this.#findings = findings
     this.#filter = filter
-    this.#position = since ?? store.removedSince({ scope: 'all', after: 0, minSeverity: 1, statuses: [] }).last
+    this.#position = since ?? store.lastRemoved()
   }
 
   /** Records that are there, or the first to come within `waitMs`; at most `max` (and a gap and the `live` mark). */

@@ -66,3 +66,15 @@ export function quotaGroup(peer: PeerIdentity): string {
       return 'memory'
   }
 }
+
+/** A short name of a peer for logs and records. */
+export function peerName(peer: PeerIdentity): string {
+  switch (peer.kind) {
+    case 'unix':
+      return `uid ${peer.uid}`
+    case 'tls':
+      return peer.key
+    case 'memory':
+      return peer.name
+  }
+}

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { KeyPair } from '../../src/capabilities/keys.js'
+import { signManifest } from '../../src/capabilities/manifest-sign.js'
 import { ServiceDomain } from '../../src/service/domain.js'
 import { assertOcsf } from '../../src/service/ocsf/index.js'
 import { cloudapp } from './cloudapp.js'
@@ -14,7 +15,7 @@ let sd: ServiceDomain
 
 beforeAll(async () => {
   sd = await ServiceDomain.start({
-    manifest: {
+    manifest: signManifest({
       cloudapp: 1,
       name: 'ids',
       title: 'Test IDS',
@@ -22,7 +23,7 @@ beforeAll(async () => {
       vendor: 'Acme',
       rights: [{ right: 'memory.read', reason: 'to look for hidden processes' }],
       publishes: ['findings'],
-    },
+    }, KeyPair.generate()),
     key: KeyPair.generate(),
     broker: path.join(folder, 'no-broker.sock'),
     listen: endpoint,

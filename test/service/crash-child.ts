@@ -1,11 +1,11 @@
 // Raises findings until it is killed, and says each one it was told is durable: `key count`.
 import { Findings } from '../../src/service/findings.js'
-import { FindingStore } from '../../src/service/store.js'
+import { FindingStore } from '../../src/service/store/store.js'
 
 const [path = '', round = ''] = process.argv.slice(2)
 const about = { name: 'web-1', uuid: '11111111-1111-4111-8111-111111111111', bootNonce: 'a'.repeat(32) }
 const store = FindingStore.open({ path, product: { name: 'ids', vendor_name: 'acme' } })
-const keep = { maxAgeMs: 86_400_000, maxCount: 1_000_000, maxTombstones: 1000 }
+const keep = { maxAgeMs: 86_400_000, maxCount: 1_000_000, maxTombstones: 1000, maxArtifactBytes: 1e9 }
 const findings = new Findings(store, keep, (error) => {
   throw error
 })

@@ -4,20 +4,25 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { describe, expect, it, vi } from 'vitest'
 import { KeyPair } from '../../src/capabilities/keys.js'
+import type { Manifest } from '../../src/capabilities/manifest.js'
+import { signManifest } from '../../src/capabilities/manifest-sign.js'
 import { SdClient } from '../../src/service/client.js'
 import type { FindingGap } from '../../src/service/client-streams.js'
-import { ServiceDomain, type ServiceDomainOptions } from '../../src/service/domain.js'
+import { ServiceDomain } from '../../src/service/domain.js'
+import type { ServiceDomainOptions } from '../../src/service/domain-options.js'
 import { serviceFailures } from '../../src/service/health.js'
 import { ocsfProblems } from '../../src/service/ocsf/index.js'
 import { PHYSICAL } from '../../src/vmi/index.js'
 import { Host } from '../broker/host.js'
 import { startChild } from './child.js'
+import { collect } from './served.js'
 import { later, temporaryFolder, WEB } from './support.js'
 
 /** Waits for a condition; generous, since the machine may be busy. */
 const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 30_000 })
 
-const MANIFEST = {
+const PUBLISHER = KeyPair.generate()
+const UNSIGNED: Manifest = {
   cloudapp: 1,
   name: 'ids',
   title: 'Test IDS',
@@ -25,12 +30,13 @@ const MANIFEST = {
   vendor: 'Acme',
   rights: [{ right: 'memory.read', reason: 'to look for hidden processes' }],
   publishes: ['findings'],
-} as const
+}
+const MANIFEST = signManifest(UNSIGNED, PUBLISHER)
 
 async function start(host: Host | undefined, options: Partial<ServiceDomainOptions> = {}) {
   const folder = temporaryFolder()
   const sd = await ServiceDomain.start({
-    manifest: { ...MANIFEST, rights: [...MANIFEST.rights], publishes: ['findings'] },
+    manifest: MANIFEST,
     key: host?.holder ?? KeyPair.generate(),
     broker: host?.socket ?? join(folder, 'no-broker.sock'),
     listen: join(folder, 'sd.sock'),
@@ -63,7 +69,7 @@ describe('a service domain', () => {
   it('gets a delegation, looks, raises a finding, and a client reads it; revoked, it ends', async () => {
     const host = await startHost()
     const granted = await delegate(host)
-    const { sd, client } = await start(host, { tokens: [granted.token] })
+    const { sd, client, folder } = await start(host, { tokens: [granted.token] })
     const ended = vi.fn()
     sd.onDelegation(['memory.read'], async (vm) => {
       // @ts-expect-error: what is not delegated does not compile
@@ -97,6 +103,15 @@ describe('a service domain', () => {
     })
     for (const { finding } of seen) expect(ocsfProblems('detection_finding', finding)).toEqual([])
     expect(await client.health()).toMatchObject({ status: 'ok', vms: [{ name: 'web-1' }] })
+    // The owner, as the broker attests it, sees the findings by its key alone; any other key sees none.
+    for (const [key, count] of [
+      [host.owner, 1],
+      [KeyPair.generate(), 0],
+    ] as const) {
+      const customer = await SdClient.connect(join(folder, 'sd.sock'), { key })
+      expect(await collect(customer.findings.list()), key.publicKey).toHaveLength(count)
+      await customer.close()
+    }
     await granted.revoke()
     await eventually(() => expect(sd.delegations).toEqual([]))
     await eventually(() => expect(ended).toHaveBeenCalled())
@@ -171,7 +186,7 @@ describe('a service domain', () => {
 
   it('refuses what it does not know', async () => {
     const base = {
-      manifest: { ...MANIFEST, rights: [], publishes: [] },
+      manifest: MANIFEST,
       key: KeyPair.generate(),
       listen: false,
     } as const
@@ -185,6 +200,9 @@ describe('a service domain', () => {
       ],
       [{ ...base, manifest: '/no/such/cloudapp.json' }, 'ERR_CLOUDAPP_NOT_FOUND'],
       [{ ...base, key: '/no/such.key' }, 'ERR_CLOUDAPP_NOT_FOUND'],
+      [{ ...base, manifest: UNSIGNED }, 'ERR_CLOUDAPP_PROOF'],
+      [{ ...base, manifest: { ...MANIFEST, title: 'Another' } }, 'ERR_CLOUDAPP_PROOF'],
+      [{ ...base, manifest: { ...MANIFEST, publisher: KeyPair.generate().publicKey } }, 'ERR_CLOUDAPP_PROOF'],
     ] as const) {
       await expect(ServiceDomain.start(wrong as never)).rejects.toMatchObject({ code })
     }

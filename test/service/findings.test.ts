@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { FINDING_LIMITS } from '../../src/service/bounds.js'
 import { ocsfProblems } from '../../src/service/ocsf/index.js'
-import type { StoredChange } from '../../src/service/store.js'
+import type { StoredChange } from '../../src/service/store/rows.js'
 import { DB, openFindings, openStore, WEB } from './support.js'
 
 const base = { key: 'k', about: WEB, title: 't', severity: 'high' } as const

@@ -5,11 +5,12 @@ import { SdClient } from '../../src/service/client.js'
 import type { ClientFinding, FindingGap } from '../../src/service/client-streams.js'
 import { Findings } from '../../src/service/findings.js'
 import { HealthState } from '../../src/service/health.js'
+import { ClientState } from '../../src/service/interface/asker.js'
 import { INTERFACE_LIMITS } from '../../src/service/interface/protocol.js'
 import { InterfaceServer } from '../../src/service/interface/server.js'
-import { ClientState, Root } from '../../src/service/interface/session.js'
+import { Root } from '../../src/service/interface/session.js'
 import { ocsfProblems } from '../../src/service/ocsf/index.js'
-import type { FindingStore } from '../../src/service/store.js'
+import type { FindingStore } from '../../src/service/store/store.js'
 import { memoryChannelPair, openSession } from '../../src/transport/index.js'
 import { listenUnix } from '../../src/transport/unix.js'
 import { DB, KEEP, later, openStore, temporaryFolder, WEB } from './support.js'
@@ -320,7 +321,7 @@ describe('the standard interface', () => {
     }
     const client = await SdClient.connect(async () => {
       const [ours, theirs] = memoryChannelPair(['web', 'sd'])
-      openSession(theirs, { main: new Liar(new ClientState(bad, theirs.peer)) })
+      openSession(theirs, { main: new Liar(new ClientState(bad, theirs)) })
       return ours
     })
     later(() => client.close())

@@ -1,13 +1,18 @@
 // A service domain in a process of its own, which raises findings until it is killed.
 import { join } from 'node:path'
 import { KeyPair } from '../../src/capabilities/keys.js'
+import { signManifest } from '../../src/capabilities/manifest-sign.js'
 import { ServiceDomain } from '../../src/service/domain.js'
 
 const [folder = '', round = ''] = process.argv.slice(2)
 const about = { name: 'web-1', uuid: '11111111-1111-4111-8111-111111111111', bootNonce: 'a'.repeat(32) }
+const key = KeyPair.generate()
 const sd = await ServiceDomain.start({
-  manifest: { cloudapp: 1, name: 'ids', title: 'IDS', version: '1.0.0', vendor: 'Acme', rights: [], publishes: [] },
-  key: KeyPair.generate(),
+  manifest: signManifest(
+    { cloudapp: 1, name: 'ids', title: 'IDS', version: '1.0.0', vendor: 'Acme', rights: [], publishes: [] },
+    key,
+  ),
+  key,
   listen: join(folder, 'sd.sock'),
   store: join(folder, 'findings.db'),
 })

@@ -3,9 +3,10 @@ import { openSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { describe, expect, it } from 'vitest'
-import { CursorCodec } from '../../src/service/cursor.js'
 import { draftFinding } from '../../src/service/draft.js'
-import { FindingStore, type StoreQuery } from '../../src/service/store.js'
+import { CursorCodec } from '../../src/service/store/cursor.js'
+import type { StoreQuery } from '../../src/service/store/rows.js'
+import { FindingStore } from '../../src/service/store/store.js'
 import { SEVERITIES } from '../../src/service/vocabulary.js'
 import { startChild } from './child.js'
 import { DB, openFindings, openStore, PRODUCT, temporaryFolder, WEB } from './support.js'
@@ -92,7 +93,7 @@ describe('FindingStore', () => {
     const store = openStore(undefined, () => now)
     const limits = { maxAgeMs: 1000, maxCount: 6, maxTombstones: 100, batch: 100 }
     for (let i = 0; i < 10; i++) store.apply([draft(`k${i}`, i % 2 ? WEB : DB, i < 5 ? 'low' : 'high')])
-    expect(store.retain(limits)).toBe(4)
+    expect(store.retain(limits).removed).toBe(4)
     expect(store.count).toBe(6)
     expect(store.removedSince({ ...all, after: 0 })).toEqual({ count: 4, last: 4, exact: true })
     expect(store.removedSince({ ...all, after: 1 })).toEqual({ count: 3, last: 4, exact: true })
@@ -105,9 +106,9 @@ describe('FindingStore', () => {
     now += 500
     store.apply([draft('k8', DB)])
     now += 501
-    expect(store.retain(limits)).toBe(5)
+    expect(store.retain(limits).removed).toBe(5)
     expect(store.list(all).map((c) => c.sequence)).toEqual([11])
-    expect(store.retain(limits)).toBe(0)
+    expect(store.retain(limits).removed).toBe(0)
     now += 1000
     store.retain({ ...limits, maxTombstones: 3 })
     expect(store.removedSince({ ...all, after: 0 })).toMatchObject({ count: 3, exact: false })

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, vi } from 'vitest'
 import { Findings } from '../../src/service/findings.js'
-import { FindingStore } from '../../src/service/store.js'
+import { FindingStore } from '../../src/service/store/store.js'
 
 export const PRODUCT = { name: 'Test IDS', vendor_name: 'Acme', uid: 'ids', version: '1.0.0' }
 export const WEB = { name: 'web-1', uuid: '11111111-1111-4111-8111-111111111111', bootNonce: 'a'.repeat(32) }
@@ -35,7 +35,7 @@ export function openStore(path = join(temporaryFolder(), 'findings.db'), now?: (
   return store
 }
 
-export const KEEP = { maxAgeMs: 90 * 86_400_000, maxCount: 1_000_000, maxTombstones: 1_000_000 }
+export const KEEP = { maxAgeMs: 90 * 86_400_000, maxCount: 1_000_000, maxTombstones: 1_000_000, maxArtifactBytes: 1e9 }
 
 export function openFindings(store = openStore(), retention = KEEP): Findings {
   const findings = new Findings(store, retention, () => {})

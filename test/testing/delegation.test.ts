@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { KeyPair } from '../../src/capabilities/index.js'
+import { KeyPair, signManifest } from '../../src/capabilities/index.js'
 import { ServiceDomain } from '../../src/service/index.js'
 import { syntheticGuest, TestBroker, testDelegation } from '../../src/testing/index.js'
 import { Linux } from '../../src/vmi/linux/index.js'
@@ -59,7 +59,7 @@ describe('TestBroker', () => {
     const broker = new TestBroker()
     const token = broker.delegate(guest, key.publicKey, ['memory.read'])
     await using sd = await ServiceDomain.start({
-      manifest: {
+      manifest: signManifest({
         cloudapp: 1,
         name: 'ids',
         title: 'IDS',
@@ -67,7 +67,7 @@ describe('TestBroker', () => {
         version: '1.0.0',
         rights: [{ right: 'memory.read', reason: 'to look' }],
         publishes: [],
-      },
+      }, KeyPair.generate()),
       key,
       broker: () => broker.connect(),
       listen: false,

@@ -20,6 +20,8 @@ export const INTERFACE_LIMITS = {
   /** Open watches and runs in one session. */
   watches: 16,
   runs: 8,
+  /** Bytes of an artifact in one answer. */
+  artifactBytes: 256 * 1024,
   /** Records, and characters of JSON, that wait for a watching client before it gets a gap. */
   queue: 1024,
   queueBytes: 8 * 1024 * 1024,
@@ -35,6 +37,8 @@ export interface OpenRequest {
   readonly version: number
   /** Free text for logs; never trusted. */
   readonly client?: string
+  /** A customer's pass, made out to this service domain. */
+  readonly pass?: string
 }
 
 export interface OpenAnswer {
@@ -53,6 +57,7 @@ export interface WireService {
   describe(): Promise<Description>
   health(): Promise<Health>
   readonly findings: WireFindings
+  readonly artifacts: WireArtifacts
   run(request: RunRequest): Promise<WireRun>
 }
 
@@ -61,6 +66,11 @@ export interface WireFindings {
   get(uid: string): Promise<WireFinding>
   acknowledge(uid: string, note: { readonly comment?: string }): Promise<WireFinding>
   watch(query: WatchQuery): Promise<WireWatch>
+}
+
+export interface WireArtifacts {
+  /** `length` bytes from `at` on, fewer at the end, of an artifact that the finding names. */
+  read(request: ArtifactRequest): Promise<WireArtifactPart>
 }
 
 export interface WireWatch {
@@ -92,16 +102,24 @@ const filter = {
   since: v.optional(cursor),
 }
 
+const artifactRequest = v.strictObject({
+  /** uid of the finding. */
+  finding: uid,
+  digest: v.pipe(v.string(), v.regex(/^sha256:[0-9a-f]{64}$/, 'must be sha256: and 64 hexadecimal digits')),
+  at: v.optional(whole(0, Number.MAX_SAFE_INTEGER)),
+  length: v.optional(whole(1, INTERFACE_LIMITS.artifactBytes)),
+})
 const listQuery = v.strictObject({ ...filter, limit: v.optional(whole(1, INTERFACE_LIMITS.page)) })
 const watchQuery = v.strictObject(filter)
 const runRequest = v.strictObject({ vm: v.optional(text(256)) })
 export type ListQuery = v.InferOutput<typeof listQuery>
 export type WatchQuery = v.InferOutput<typeof watchQuery>
+export type ArtifactRequest = v.InferOutput<typeof artifactRequest>
 export type RunRequest = v.InferOutput<typeof runRequest>
 
 /** Arguments of calls, checked by the service domain. Unknown keys are refused. */
 export const REQUESTS = {
-  open: v.strictObject({ version: whole(1, 1_000_000), client: v.optional(text(256)) }),
+  open: v.strictObject({ version: whole(1, 1_000_000), client: v.optional(text(256)), pass: v.optional(text(512)) }),
   list: listQuery,
   watch: watchQuery,
   uid,
@@ -111,6 +129,7 @@ export const REQUESTS = {
     waitMs: v.optional(whole(0, INTERFACE_LIMITS.waitMs)),
   }),
   run: runRequest,
+  artifact: artifactRequest,
   runNext: v.strictObject({ waitMs: v.optional(whole(0, INTERFACE_LIMITS.waitMs)) }),
 }
 
@@ -123,6 +142,14 @@ const wireRecord = v.variant('type', [
   v.object({ type: v.literal('gap'), reason: v.picklist(['slow', 'retention']), ...gap.entries }),
   v.object({ type: v.literal('live') }),
 ])
+const artifactPart = v.object({
+  bytes: v.custom<Uint8Array>(
+    (value) => value instanceof Uint8Array && value.length <= INTERFACE_LIMITS.artifactBytes,
+    `must be at most ${INTERFACE_LIMITS.artifactBytes} bytes`,
+  ),
+  /** Bytes of the whole artifact. */
+  total: whole(0, Number.MAX_SAFE_INTEGER),
+})
 const page = v.object({
   findings: v.pipe(v.array(wireFinding), v.maxLength(INTERFACE_LIMITS.page)),
   /** Where the next page begins; absent if this client was never given one. */
@@ -176,6 +203,7 @@ export const ANSWERS = {
   description,
   health,
   page,
+  artifact: artifactPart,
   finding: wireFinding,
   records: v.object({ records: v.pipe(v.array(wireRecord), v.maxLength(INTERFACE_LIMITS.page + 2)) }),
   runEvents: v.object({ events: v.pipe(v.array(runEvent), v.maxLength(INTERFACE_LIMITS.runEvents + 1)) }),
@@ -188,6 +216,7 @@ export type WireFinding = v.InferOutput<typeof wireFinding>
 export type WireGap = v.InferOutput<typeof gap>
 export type WirePage = v.InferOutput<typeof page>
 export type WireRecord = v.InferOutput<typeof wireRecord>
+export type WireArtifactPart = v.InferOutput<typeof artifactPart>
 export type RunEvent = v.InferOutput<typeof runEvent>
 
 /** What a client sent, or ERR_CLOUDAPP_INVALID_ARGUMENT that says where it is wrong. */

@@ -1,6 +1,7 @@
 import { type Channel, quotaGroup } from '../../transport/channel.js'
 import { openSession, type Session } from '../../transport/session.js'
-import { type Backend, ClientState, Root } from './session.js'
+import { type Backend, ClientState } from './asker.js'
+import { Root } from './session.js'
 
 /** Sessions at once, over all peers and of one user or address: one tenant can not take the places of the others. */
 const SESSIONS = 1024
@@ -41,7 +42,7 @@ export class InterfaceServer {
       void channel.close()
       return
     }
-    const state = new ClientState(this.#backend, channel.peer)
+    const state = new ClientState(this.#backend, channel)
     const session = openSession<never>(channel, { main: new Root(state), limits: LIMITS }) as Session<unknown>
     this.#sessions.set(session, owner)
     const end = () => {

@@ -3,6 +3,8 @@
  * What is written here is checked by {@link assertOcsf}, which knows more attributes than we fill.
  */
 
+import type { ArtifactRef } from '../artifacts/types.js'
+
 /** Any value JSON can carry. */
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [name: string]: Json }
 
@@ -112,6 +114,8 @@ export interface FindingExtension {
   /** What was cut to a bound, in words, by path. */
   readonly cut?: readonly string[]
   readonly acknowledged?: { readonly at: number; readonly by: string; readonly comment?: string }
+  /** Evidence kept beside the finding, by the SHA-256 of its bytes. */
+  readonly artifacts?: readonly ArtifactRef[]
 }
 
 /** Detection Finding, class_uid 2004. */

@@ -1,7 +1,7 @@
-import { CloudAppError } from '../errors.js'
+import { CloudAppError } from '../../errors.js'
 
-/** `PRAGMA user_version` of the file. */
-export const SCHEMA_VERSION = 1
+/** `PRAGMA user_version` of the file. Version 2 has owners and artifacts; what a file of version 1 lacks is added. */
+export const SCHEMA_VERSION = 2
 
 /** Idempotent. Times are milliseconds since 1970; severity and status are OCSF's ids. */
 export const SCHEMA = `
@@ -32,6 +32,21 @@ export const SCHEMA = `
   CREATE TABLE IF NOT EXISTS removed(
     sequence INTEGER PRIMARY KEY, vm TEXT NOT NULL, severity INTEGER NOT NULL, status INTEGER NOT NULL
   );
+  CREATE INDEX IF NOT EXISTS removed_by_vm ON removed(vm, sequence, severity, status);
+  CREATE TABLE IF NOT EXISTS owner(vm TEXT PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS artifact(
+    finding TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    vm TEXT NOT NULL,
+    name TEXT NOT NULL,
+    type TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    truncated INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY(finding, digest)
+  ) WITHOUT ROWID;
+  CREATE INDEX IF NOT EXISTS artifact_by_digest ON artifact(digest);
+  CREATE INDEX IF NOT EXISTS artifact_by_vm ON artifact(vm, at);
   PRAGMA user_version = ${SCHEMA_VERSION};
 `
 

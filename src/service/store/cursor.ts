@@ -1,5 +1,5 @@
 import { createCipheriv, createDecipheriv } from 'node:crypto'
-import { CloudAppError } from '../errors.js'
+import { CloudAppError } from '../../errors.js'
 
 /** Marks a decrypted block as one of ours: a forged or foreign cursor fails on it with all but 2^-64. */
 const MAGIC = 0x636c_6f75_6463_7572n

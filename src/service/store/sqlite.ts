@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module'
 import type Database from 'libsql'
-import { CloudAppError } from '../errors.js'
-import { SCHEMA, SCHEMA_VERSION, storeError } from './store-schema.js'
+import { CloudAppError } from '../../errors.js'
+import { SCHEMA, SCHEMA_VERSION, storeError } from './schema.js'
 
 /**
  * One SQLite file with the schema of findings: WAL, synchronous=FULL (what a transaction wrote is on disk when it returns),

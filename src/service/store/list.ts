@@ -1,6 +1,6 @@
+import { STATUSES, type StatusId } from '../vocabulary.js'
+import type { StoreQuery } from './rows.js'
 import type { SqliteFile } from './sqlite.js'
-import type { StoreQuery } from './store.js'
-import { STATUSES, type StatusId } from './vocabulary.js'
 
 export const ALL_STATUSES: readonly StatusId[] = Object.values(STATUSES)
 
