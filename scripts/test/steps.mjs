@@ -59,6 +59,14 @@ async function fuzz() {
   return { ...none, failed: [`fuzz: make fuzz-run: ${result.how}`] }
 }
 
+/** A million bent tokens; the program says the number it really ran. */
+async function tokenFuzz() {
+  const inputs = process.env.CLOUDAPP_FUZZ_INPUTS ?? '1000000'
+  const command = [...node('--import', join(root, 'scripts', 'ts.mjs')), join(root, 'test/capabilities/fuzz-main.ts')]
+  const result = await run([...command, inputs], { cwd: root, minutes: 15 })
+  return result.ok ? { ...none, passed: 1 } : { ...none, failed: [`token-fuzz: ${result.how}`] }
+}
+
 /** What keeps VMs from booting here, as the set-up found out; undefined if nothing does. */
 function rigProblem() {
   const file = join(root, 'build', 'rig-unavailable')
@@ -100,6 +108,7 @@ export const steps = [
   { name: 'native', what: 'C tests under ASan and UBSan', run: nativeTests },
   { name: 'fuzz', what: 'page walker and structure walks, a bounded run', run: fuzz },
   { name: 'unit', what: 'vitest; the native suites through koffi and ffi-napi', run: vitest('unit') },
+  { name: 'token-fuzz', what: 'decode and verify, a million bent tokens', run: tokenFuzz },
   {
     name: 'package',
     what: 'the built package, its command and its documents',
