@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { expect, it, vi } from 'vitest'
 import { KeyPair } from '../../src/capabilities/keys.js'
+import { signManifest } from '../../src/capabilities/manifest-sign.js'
 import { SdClient } from '../../src/service/client.js'
 import { ServiceDomain } from '../../src/service/domain.js'
 import { PHYSICAL } from '../../src/vmi/index.js'
@@ -18,10 +19,13 @@ it('a service domain looks through a broker over TLS, and its clients ask over T
   const friend = KeyPair.generate()
   const folder = temporaryFolder()
   const sd = await ServiceDomain.start({
-    manifest: {
-      ...{ cloudapp: 1, name: 'ids', title: 'Test IDS', version: '1.0.0', vendor: 'Acme', publishes: ['findings'] },
-      rights: [{ right: 'memory.read', reason: 'to look for hidden processes' }],
-    },
+    manifest: signManifest(
+      {
+        ...{ cloudapp: 1, name: 'ids', title: 'Test IDS', version: '1.0.0', vendor: 'Acme', publishes: ['findings'] },
+        rights: [{ right: 'memory.read', reason: 'to look for hidden processes' }],
+      },
+      KeyPair.generate(),
+    ),
     key: host.holder,
     broker: `${address}#${host.brokerKey.publicKey}`,
     listen: false,
