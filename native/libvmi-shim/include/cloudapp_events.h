@@ -11,6 +11,11 @@
  *     descriptor 3  control: a stream socket, frames both ways (below)
  *     descriptor 4  ring: a memfd made by ca_ring_create()
  *   cloudapp-event-agent DOMID --recover  restores what a killed agent left, then exits 0
+ *   cloudapp-event-agent DOMID --synthetic  opens no domain: events come from CA_FRAME_SYNTHETIC
+ *
+ * The agent's first frame is a CA_FRAME_REPLY of id 0: CA_OK, or why it can not serve this domain, and then it exits. It takes
+ * the domain's monitor at the first program and gives it up after the last one; pausing alone does not need it, so any number
+ * of agents may pause one domain. When descriptor 3 reads as closed, everything has been undone.
  *
  * Everything is little-endian; every table is of u64 words unless it says otherwise.
  */
@@ -34,8 +39,8 @@ enum ca_frame {
     CA_FRAME_UNPAUSE = 4,
     CA_FRAME_PROBE = 5,       /* reply value: bits of enum ca_trap_support */
     CA_FRAME_SYNTHETIC = 6,   /* u64 { program number, events, events a second (0: as fast as it goes) }: fills the ring
-                                 without a guest, for measurements; only in an agent started with --synthetic, which
-                                 opens no domain */
+                                 without a guest, for measurements; only in an agent started with --synthetic. Replied to
+                                 when it begins. CA_REG_RAX counts the events from 0; memory can not be read */
     /* Agent to client. */
     CA_FRAME_REPLY = 64, /* i64 value (an error of cloudapp.h if negative), then text that explains an error */
     CA_FRAME_WAKE = 65,  /* the ring has records and its consumer had said it sleeps */
@@ -49,7 +54,7 @@ enum ca_frame {
 #define CA_STACK_MAX 8
 #define CA_CAPTURES_MAX 16
 #define CA_CAPTURE_BYTES_MAX 256 /* of one capture */
-#define CA_HOPS_MAX 4
+#define CA_HOPS_MAX 3 /* pointers followed by a capture */
 #define CA_BREAKPOINTS_MAX 64 /* different addresses in one domain */
 
 enum ca_trap {
@@ -143,6 +148,8 @@ enum ca_record {
     CA_RECORD_WORDS
 };
 #define CA_RECORD_SKIP UINT32_MAX
+/* The longest record, in bytes: a buffer for ca_ring_drain() has at least as many. */
+#define CA_RECORD_BYTES_MAX 4272
 /*
  * A register or field is one word. Memory and strings are { u32 bytes that were read, u32 enum ca_reason of the fault that
  * cut it short (0: none) }, then room for `bytes`, rounded up to words; what was not read is 0.

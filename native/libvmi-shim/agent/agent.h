@@ -1,0 +1,70 @@
+/* Private to the event agent: one domain, one client, one thread. */
+#ifndef CA_AGENT_H
+#define CA_AGENT_H
+
+#include <poll.h>
+
+#include "events_program.h"
+#include "events_ring.h"
+
+#define CA_CONTROL_FD 3
+#define CA_RING_FD 4
+#define CA_OUT_BYTES 16384u
+
+struct ca_agent;
+
+/* control.c: frames to and from the client. Nothing here blocks; a client that does not read is not read from. */
+struct ca_control {
+    int fd;
+    bool closed; /* the client has gone, or spoke nonsense */
+    bool wake;   /* a wake is owed and did not fit */
+    uint32_t in_bytes, out_bytes;
+    uint8_t in[CA_FRAME_HEADER + CA_FRAME_MAX];
+    uint8_t out[CA_OUT_BYTES];
+};
+void ca_control_open(struct ca_control *control, int fd);
+short ca_control_events(const struct ca_control *control);
+/* Reads, runs each whole frame by ca_agent_request(), and writes. */
+void ca_control_run(struct ca_control *control, struct ca_agent *agent);
+void ca_control_flush(struct ca_control *control);
+void ca_control_reply(struct ca_control *control, uint32_t id, int64_t value);
+void ca_control_wake(struct ca_control *control);
+/* The last frame: waits until it is out, for a second at most. */
+void ca_control_gone(struct ca_control *control, const char *text);
+
+struct ca_subscriber {
+    bool used;
+    struct ca_program_data program;
+    struct ca_rate rate;
+};
+
+struct ca_synthetic {
+    uint32_t program;
+    uint64_t events, done, rate, started;
+    bool behind;
+};
+
+struct ca_agent {
+    uint32_t domid;
+    bool synthetic_only;
+    struct ca_control control;
+    struct ca_producer ring;
+    struct ca_subscriber subscriber[CA_PROGRAMS_MAX];
+    struct ca_synthetic synthetic;
+};
+
+/* requests.c: runs one frame of the client and replies to it. */
+void ca_agent_request(struct ca_agent *agent, uint32_t type, uint32_t id, const uint8_t *payload, uint32_t bytes);
+
+/* deliver.c: evaluates one subscriber's program on an event and puts the record on the ring. */
+void ca_deliver(struct ca_agent *agent, uint32_t number, const struct ca_event *event, struct ca_mem *mem, uint64_t now);
+
+/* synthetic.c: how long poll() may wait, in us; and the events that are due. */
+int32_t ca_synthetic_start(struct ca_agent *agent, uint64_t program, uint64_t events, uint64_t rate);
+int64_t ca_synthetic_wait(const struct ca_agent *agent);
+void ca_synthetic_run(struct ca_agent *agent);
+
+/* worker.c: serves until the client or the domain has gone, or a signal says so. Returns the exit status. */
+int ca_worker(struct ca_agent *agent);
+
+#endif
