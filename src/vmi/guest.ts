@@ -1,3 +1,4 @@
+import type { EventSource } from './events/source.js'
 import type { GuestMemory } from './memory.js'
 
 /**
@@ -62,6 +63,7 @@ export interface GuestVm extends AsyncDisposable {
   readonly memory?: GuestMemory
   readonly vcpus?: VcpuReader
   pause?(): Promise<PauseScope>
+  readonly events?: EventSource
   /** The kernel profile; made on the first call. */
   kernel(options?: { readonly signal?: AbortSignal }): Promise<KernelProfileParts>
   /** Fires when the handle ends: closed, revoked, expired, or the VM has gone. `reason` is a CloudAppError. */

@@ -1,3 +1,4 @@
+export * from './events/index.js'
 export * from './guest.js'
 export * from './linux/index.js'
 export type { Evidence, Hit, HitKind } from './linux/integrity/hit.js'
