@@ -91,6 +91,7 @@ function portsOf(vm: GuestVm, guest: SyntheticGuest, grant: Grant, denied: Right
     ...(memory === undefined ? {} : { memory }),
     ...(vcpus === undefined ? {} : { vcpus }),
     ...(vm.pause === undefined ? {} : { pause: vm.pause.bind(vm) }),
+    ...(vm.events === undefined ? {} : { events: vm.events }),
     info: async () => ({ state: 'running', memoryBytes: BigInt(guest.ram.byteLength), vcpus: guest.cpus }),
     attenuate: async ({ rights, notBefore, expires, ...rest }) => {
       const narrowing = {

@@ -1,10 +1,12 @@
 import { writeFile } from 'node:fs/promises'
 import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
+import type { EventSource } from '../vmi/events/source.js'
 import type { GuestVm } from '../vmi/guest.js'
 import type { Space } from '../vmi/memory.js'
 import { Attacks, type PatchOptions } from './attacks.js'
 import { DEFAULT_MODULES, DEFAULT_TASKS } from './defaults.js'
+import { type SyntheticEvent, SyntheticEvents } from './events.js'
 import { type Built, buildKernel } from './kernel/build.js'
 import type { ModuleBook, ModuleSpec, SyntheticModule } from './kernel/modules.js'
 import { syscallNames } from './kernel/syscalls.js'
@@ -23,6 +25,7 @@ export class SyntheticGuest {
   readonly lies: Lies
   readonly #built: Built
   readonly #attacks: Attacks
+  readonly #events: SyntheticEvents
 
   private constructor(built: Built, release: string) {
     this.#built = built
@@ -30,6 +33,7 @@ export class SyntheticGuest {
     this.release = release
     this.lies = new Lies(built)
     this.#attacks = new Attacks(built)
+    this.#events = new SyntheticEvents(this.ram, this.space)
   }
 
   /** See {@link syntheticGuest}. */
@@ -185,9 +189,33 @@ export class SyntheticGuest {
     return this.#checked(() => this.#attacks.injectCode(size))
   }
 
+  /**
+   * Lets something happen that traps: every subscription on any handle of this guest is told whose trap and predicate it
+   * meets.
+   *
+   * @example
+   * ```ts run
+   * import { syntheticGuest } from '@cloudapp/sdk/testing'
+   *
+   * const guest = syntheticGuest()
+   * const stream = await guest.vm().events.subscribe({
+   *   trap: { kind: 'register', register: 'cr3' },
+   *   captures: { next: { field: 'newValue' } },
+   * })
+   * guest.raise({ trap: { kind: 'register', register: 'cr3' }, fields: { newValue: 0x1000n } })
+   * for await (const { columns } of stream) {
+   *   assert.deepEqual([...columns.next], [0x1000n])
+   *   break
+   * }
+   * ```
+   */
+  raise(event: SyntheticEvent): void {
+    this.#events.raise(event)
+  }
+
   /** The guest as a VM: what a source or a delegation gives. Each call opens a handle of its own. */
-  vm(options: SyntheticVmOptions = {}): GuestVm {
-    return openSyntheticVm(this.#built, this.#attacks, this.lies, options)
+  vm(options: SyntheticVmOptions = {}): GuestVm & { readonly events: EventSource } {
+    return openSyntheticVm(this.#built, this.#attacks, this.lies, this.#events, options)
   }
 
   /** Writes the RAM to a file that `raw:` opens. */

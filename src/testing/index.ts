@@ -5,6 +5,7 @@
  */
 export type { PatchOptions } from './attacks.js'
 export { TestBroker, type TestDelegation, type TestSource, testDelegation } from './delegation.js'
+export type { SyntheticEvent } from './events.js'
 export { SyntheticGuest, syntheticGuest } from './guest.js'
 export type { ModuleBook, ModuleSpec, SyntheticModule } from './kernel/modules.js'
 export type { RunState } from './kernel/runqueues.js'

@@ -1,9 +1,11 @@
 import { createHash } from 'node:crypto'
 import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
+import type { EventSource } from '../vmi/events/source.js'
 import type { GuestVm, KernelProfileParts, PauseScope, VcpuReader, VmIdentity } from '../vmi/guest.js'
 import { makeKernelProfile } from '../vmi/linux/make-profile.js'
 import type { Attacks } from './attacks.js'
+import type { SyntheticEvents } from './events.js'
 import type { Built } from './kernel/build.js'
 import type { Lies } from './lies.js'
 import { BufferMemory } from './memory.js'
@@ -24,21 +26,28 @@ export interface SyntheticVmOptions {
 }
 
 /** Opens a handle on a synthetic guest. */
-export function openSyntheticVm(built: Built, attacks: Attacks, lies: Lies, options: SyntheticVmOptions): GuestVm {
+export function openSyntheticVm(
+  built: Built,
+  attacks: Attacks,
+  lies: Lies,
+  events: SyntheticEvents,
+  options: SyntheticVmOptions,
+): GuestVm & { readonly events: EventSource } {
   checkOptions('vm', options, ['name', 'readOnly', 'vcpus', 'running', 'meanwhile', 'cache'])
-  return new SyntheticVm(built, attacks, lies, options)
+  return new SyntheticVm(built, attacks, lies, events, options)
 }
 
 class SyntheticVm implements GuestVm {
   readonly identity: VmIdentity
   readonly memory: BufferMemory
   readonly vcpus?: VcpuReader
+  readonly events: EventSource
   readonly #end = new AbortController()
   readonly #cache: string | false
   #pauses = 0
   #profile: Promise<KernelProfileParts> | undefined
 
-  constructor(built: Built, attacks: Attacks, lies: Lies, options: SyntheticVmOptions) {
+  constructor(built: Built, attacks: Attacks, lies: Lies, events: SyntheticEvents, options: SyntheticVmOptions) {
     const { machine, tasks } = built
     const jiffies = built.kernel.image.symbol('jiffies')
     const name = options.name ?? 'synthetic'
@@ -57,6 +66,7 @@ class SyntheticVm implements GuestVm {
       readOnly: options.readOnly ?? false,
       closed: this.#end.signal,
     })
+    this.events = events.source(this.#end.signal)
     this.#cache = options.cache ?? false
     if (options.vcpus !== false) {
       this.vcpus = {
