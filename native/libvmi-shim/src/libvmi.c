@@ -136,7 +136,7 @@ static void libvmi_close(struct ca_mem *mem) {
 }
 
 static const struct ca_backend libvmi_backend = {libvmi_at,     libvmi_next,  libvmi_begin,     libvmi_end,
-                                                 libvmi_revoke, libvmi_close, libvmi_invalidate};
+                                                 libvmi_revoke, libvmi_close, libvmi_invalidate, NULL};
 
 static int32_t init(struct libvmi *v, uint32_t kind, const char *target) {
     uint64_t domid = 0;

@@ -16,7 +16,8 @@ static uint32_t copy(struct ca_mem *mem, uint64_t gpa, uint8_t *buffer, uint64_t
         uint8_t *host;
         uint64_t there;
         if (gpa + *done < gpa) return CA_F_OUTSIDE_RAM;
-        uint32_t reason = mem->ops->at(mem, gpa + *done, &host, &there);
+        bool special = write && mem->ops->at_write != NULL;
+        uint32_t reason = (special ? mem->ops->at_write : mem->ops->at)(mem, gpa + *done, &host, &there);
         if (reason != CA_F_NONE) return reason;
         uint64_t part = there < bytes - *done ? there : bytes - *done;
         size_t left = write ? ca_guard_copy(host, buffer + *done, part) : ca_guard_copy(buffer + *done, host, part);

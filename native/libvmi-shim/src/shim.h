@@ -43,6 +43,8 @@ struct ca_backend {
     void (*close)(struct ca_mem *mem);
     /* Drops views that may no longer be the guest's. May be NULL. */
     void (*invalidate)(struct ca_mem *mem);
+    /* The same to write through, where at() may give a copy; CA_F_PATCHED for bytes that hold a breakpoint. NULL: as at(). */
+    uint32_t (*at_write)(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes);
 };
 
 struct ca_region {

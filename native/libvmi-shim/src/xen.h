@@ -27,6 +27,33 @@ struct ca_xen {
     int (*hvm_context)(void *control, uint32_t domid, uint16_t type, uint16_t instance, void *out, uint32_t size);
 };
 
+/* What the event agent needs besides: xenevtchn.h, xenctrl.h, xenstore.h, and of libxenctrl xc_vm_event_control(). */
+struct ca_xen_events {
+    void *(*channel_open)(void *logger, unsigned flags);
+    int (*channel_close)(void *channel);
+    int (*channel_fd)(void *channel);
+    int (*channel_bind)(void *channel, uint32_t domid, uint32_t port);
+    int (*channel_notify)(void *channel, uint32_t port);
+    int (*channel_pending)(void *channel);
+    int (*channel_unmask)(void *channel, uint32_t port);
+    int (*parameter)(void *control, uint32_t domid, uint32_t number, uint64_t *value);
+    int (*populate)(void *control, uint32_t domid, unsigned long pages, unsigned order, unsigned flags, uint64_t *frames);
+    int (*page_type)(void *control, uint32_t domid, int type, uint64_t first, uint64_t pages);
+    int (*vm_event)(void *control, uint32_t domid, unsigned operation, unsigned mode, uint32_t *port);
+    int (*capabilities)(void *control, uint32_t domid, uint32_t *bits);
+    int (*on_register)(void *control, uint32_t domid, uint16_t index, bool enable, bool sync, uint64_t mask, bool change);
+    int (*on_msr)(void *control, uint32_t domid, uint32_t msr, bool enable, bool change);
+    int (*on_cpuid)(void *control, uint32_t domid, bool enable);
+    int (*on_descriptor)(void *control, uint32_t domid, bool enable);
+    int (*on_breakpoint)(void *control, uint32_t domid, bool enable);
+    int (*on_request)(void *control, uint32_t domid, bool enable, bool sync, bool user);
+    int (*inject)(void *control, uint32_t domid, int vcpu, uint8_t vector, uint8_t type, uint32_t error, uint8_t length,
+                  uint64_t cr2);
+    bool (*store_watch)(void *store, const char *path, const char *token);
+    int (*store_fd)(void *store);
+    char **(*store_check)(void *store);
+};
+
 /* What a domain is, of struct xen_domctl_getdomaininfo (xen/domctl.h). */
 struct ca_xen_domain {
     uint32_t domid, flags;
@@ -37,8 +64,12 @@ struct ca_xen_domain {
 
 /* xen_load.c. Loads once; fails with a text that says what to do. Calls through it are serialised by the caller's lock. */
 int32_t ca_xen_load(const struct ca_xen **xen);
+/* After fork(): libxenctrl's buffers are not inherited, so a handle of the parent's is of no use. */
+int32_t ca_xen_reopen(void);
+int32_t ca_xen_load_events(const struct ca_xen_events **events);
 /* For tests: these functions in place of Xen's, until NULL. */
 void ca_xen_use(const struct ca_xen *xen);
+void ca_xen_use_events(const struct ca_xen_events *events);
 void ca_xen_lock(void);
 void ca_xen_unlock(void);
 /* The error for a hypercall that failed with errno. */

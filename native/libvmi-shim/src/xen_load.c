@@ -12,7 +12,8 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct ca_xen libraries;
-static bool loaded;
+static struct ca_xen_events libraries_events;
+static bool loaded, loaded_events;
 
 void ca_xen_lock(void) { pthread_mutex_lock(&lock); }
 void ca_xen_unlock(void) { pthread_mutex_unlock(&lock); }
@@ -109,6 +110,76 @@ failed:
     for (int i = 0; i < 3; i++)
         if (libraries_open[i] != NULL) dlclose(libraries_open[i]);
     return result;
+}
+
+/* Loaded by the agent only, and after the others. */
+static int32_t load_events(void) {
+    char file[64];
+    int32_t result = release(file, sizeof file);
+    if (result != CA_OK) return result;
+    struct ca_xen_events e = {0};
+    const struct wanted channel[] = {{"xenevtchn_open", &e.channel_open},
+                                     {"xenevtchn_close", &e.channel_close},
+                                     {"xenevtchn_fd", &e.channel_fd},
+                                     {"xenevtchn_bind_interdomain", &e.channel_bind},
+                                     {"xenevtchn_notify", &e.channel_notify},
+                                     {"xenevtchn_pending", &e.channel_pending},
+                                     {"xenevtchn_unmask", &e.channel_unmask}};
+    const struct wanted control[] = {{"xc_hvm_param_get", &e.parameter},
+                                     {"xc_domain_populate_physmap_exact", &e.populate},
+                                     {"xc_hvm_set_mem_type", &e.page_type},
+                                     {"xc_vm_event_control", &e.vm_event},
+                                     {"xc_monitor_get_capabilities", &e.capabilities},
+                                     {"xc_monitor_write_ctrlreg", &e.on_register},
+                                     {"xc_monitor_mov_to_msr", &e.on_msr},
+                                     {"xc_monitor_cpuid", &e.on_cpuid},
+                                     {"xc_monitor_descriptor_access", &e.on_descriptor},
+                                     {"xc_monitor_software_breakpoint", &e.on_breakpoint},
+                                     {"xc_monitor_guest_request", &e.on_request},
+                                     {"xc_hvm_inject_trap", &e.inject}};
+    const struct wanted store[] = {
+        {"xs_watch", &e.store_watch}, {"xs_fileno", &e.store_fd}, {"xs_check_watch", &e.store_check}};
+    const char *names[3] = {"libxenevtchn.so.1", file, "libxenstore.so.4"};
+    const char *packages[3] = {"libxenevtchn1", "libxenmisc4.17 (of the release that runs)", "libxenstore4"};
+    const struct wanted *tables[3] = {channel, control, store};
+    const size_t counts[3] = {sizeof channel / sizeof *channel, sizeof control / sizeof *control,
+                              sizeof store / sizeof *store};
+    void *opened[3] = {0};
+    for (int i = 0; i < 3 && result == CA_OK; i++) {
+        opened[i] = open_library(names[i], packages[i]);
+        result = opened[i] == NULL ? CA_E_UNSUPPORTED : bind(opened[i], names[i], tables[i], counts[i]);
+    }
+    if (result == CA_OK) {
+        libraries_events = e;
+        loaded_events = true;
+        return CA_OK;
+    }
+    for (int i = 0; i < 3; i++)
+        if (opened[i] != NULL) dlclose(opened[i]);
+    return result;
+}
+
+int32_t ca_xen_reopen(void) {
+    if (!loaded || libraries.control_open == NULL) return CA_OK;
+    void *control = libraries.control_open(NULL, NULL, 0);
+    if (control == NULL) return ca_fail(CA_E_UNSUPPORTED, "the interface to Xen can not be opened (%s)", strerror(errno));
+    libraries.control = control;
+    return CA_OK;
+}
+
+int32_t ca_xen_load_events(const struct ca_xen_events **events) {
+    ca_xen_lock();
+    int32_t result = loaded_events ? CA_OK : load_events();
+    ca_xen_unlock();
+    *events = &libraries_events;
+    return result;
+}
+
+void ca_xen_use_events(const struct ca_xen_events *events) {
+    ca_xen_lock();
+    loaded_events = events != NULL;
+    if (loaded_events) libraries_events = *events;
+    ca_xen_unlock();
 }
 
 void ca_xen_use(const struct ca_xen *xen) {

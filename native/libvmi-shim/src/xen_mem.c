@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "ledger.h"
 #include "xen.h"
 
 #define RUN_SHIFT 21u
@@ -34,6 +35,9 @@ struct domain {
     bool ended; /* Xen no longer knows the domain */
     const struct ca_xen *xen;
     void *foreign;
+    struct ca_ledger_file file; /* of the breakpoints in this domain; none where there can be no agent */
+    uint8_t uuid[16];
+    uint8_t cover[CA_PAGE]; /* a page with breakpoints, without them */
     uint32_t call;
     uint64_t maps, pages;
     uint64_t count; /* runs from 0 to the end of the memory */
@@ -164,7 +168,7 @@ static bool come(struct domain *d, struct run *run, uint32_t page) {
     return has(run, page);
 }
 
-static uint32_t xen_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes) {
+static uint32_t raw_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes) {
     struct domain *d = mem->state;
     if (CA_UNLIKELY(gpa >= mem->end)) return CA_F_OUTSIDE_RAM;
     struct run *run = find(d, gpa >> RUN_SHIFT);
@@ -180,6 +184,31 @@ static uint32_t xen_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_
     }
     *host = run->base + in;
     return CA_F_NONE;
+}
+
+/* The ledger has patches of this very domain. */
+static inline bool patched(const struct domain *d) {
+    const struct ca_ledger *ledger = d->file.ledger;
+    return CA_UNLIKELY(ledger != NULL && atomic_load_explicit(&ledger->live, memory_order_acquire) != 0) &&
+           memcmp(ledger->uuid, d->uuid, sizeof d->uuid) == 0;
+}
+
+static uint32_t xen_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes) {
+    struct domain *d = mem->state;
+    uint32_t reason = raw_at(mem, gpa, host, bytes);
+    if (CA_LIKELY(!patched(d)) || reason != CA_F_NONE || !ca_ledger_covers(d->file.ledger, gpa, bytes)) return reason;
+    uint64_t in = gpa % CA_PAGE;
+    if (!ca_ledger_cover(d->file.ledger, gpa, *host - in, d->cover)) return CA_F_SOURCE;
+    *host = d->cover + in;
+    return CA_F_NONE;
+}
+
+static uint32_t xen_at_write(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes) {
+    struct domain *d = mem->state;
+    uint32_t reason = raw_at(mem, gpa, host, bytes);
+    if (CA_LIKELY(!patched(d)) || reason != CA_F_NONE) return reason;
+    ca_ledger_before(d->file.ledger, gpa, bytes);
+    return *bytes == 0 ? CA_F_PATCHED : CA_F_NONE;
 }
 
 static uint64_t xen_next(struct ca_mem *mem, uint64_t gpa) {
@@ -247,18 +276,26 @@ static void xen_close(struct ca_mem *mem) {
     struct domain *d = mem->state;
     forget_all(d);
     d->xen->foreign_close(d->foreign);
+    ca_ledger_close(&d->file);
     free(d->ram);
     free(d->bucket);
     free(d);
 }
 
-static const struct ca_backend xen_backend = {xen_at,     xen_next,  xen_begin,     xen_end,
-                                              xen_revoke, xen_close, xen_invalidate};
+static const struct ca_backend xen_backend = {.at = xen_at,
+                                              .at_write = xen_at_write,
+                                              .next = xen_next,
+                                              .begin = xen_begin,
+                                              .end = xen_end,
+                                              .revoke = xen_revoke,
+                                              .close = xen_close,
+                                              .invalidate = xen_invalidate};
 
 static struct domain *new_domain(uint32_t limit, uint64_t frames) {
     struct domain *d = calloc(1, sizeof *d + limit * sizeof *d->runs);
     if (d == NULL) return NULL;
     d->limit = limit;
+    d->file.fd = -1;
     for (d->buckets = 16; d->buckets < limit; d->buckets *= 2) continue;
     d->count = (frames + RUN_PAGES - 1) / RUN_PAGES;
     if (d->count > MAX_RUNS) d->count = MAX_RUNS;
@@ -313,6 +350,9 @@ int32_t ca_xen_open(uint32_t domid, uint32_t flags, uint64_t cache_bytes) {
     d->prot = (flags & CA_OPEN_WRITE) != 0 ? PROT_READ | PROT_WRITE : PROT_READ;
     d->xen = xen;
     d->foreign = foreign;
+    memcpy(d->uuid, domain.uuid, sizeof d->uuid);
+    /* Without a ledger there is nobody here who patches: an unprivileged domain, or a process without /run. */
+    ca_ledger_open(&d->file, domid, d->uuid, false);
     survey(d);
     mem->ops = &xen_backend;
     mem->state = d;
@@ -321,6 +361,7 @@ int32_t ca_xen_open(uint32_t domid, uint32_t flags, uint64_t cache_bytes) {
     result = d->pages == 0 && d->ended ? ca_fail(CA_E_OPEN, "there is no domain %u", domid) : ca_mem_register(mem);
     if (result > 0) return result;
     xen->foreign_close(foreign);
+    ca_ledger_close(&d->file);
 failed:
     if (d != NULL) {
         free(d->ram);
