@@ -12,6 +12,7 @@ import { Gate } from '../transport/gate.js'
 import type { Session } from '../transport/session.js'
 import type { KernelProfileParts, PauseScope, VcpuRegisters, VmIdentity } from '../vmi/guest.js'
 import { type BrokerLink, type ConnectOptions, connectLink } from './link.js'
+import { RemoteEvents, type RemoteEventsStub } from './remote-events.js'
 import { RemoteMemory, type RemoteMemoryStub } from './remote-memory.js'
 
 export { connectOwner, type Granted, type OwnerConnection, type OwnerDelegateOptions } from './owner-client.js'
@@ -45,7 +46,7 @@ export async function connectBroker(options: ConnectOptions): Promise<BrokerConn
   return new HolderConnection(await connectLink('connectBroker', options), options.key)
 }
 
-interface DelegationStub extends RemoteMemoryStub {
+interface DelegationStub extends RemoteMemoryStub, RemoteEventsStub {
   registers(): PromiseLike<VcpuRegisters[]>
   info(): PromiseLike<VmInfo>
   processes(): PromiseLike<DelegatedProcess[]>
@@ -68,6 +69,7 @@ interface RedeemedAnswer {
     readonly write: boolean
     readonly vcpus: boolean
     readonly pause: boolean
+    readonly events: boolean
   }
 }
 
@@ -162,6 +164,7 @@ class HolderConnection implements BrokerConnection {
       ...(parts.memory ? { memory: new RemoteMemory(session, stub, answer.memoryEnd, parts.write) } : {}),
       ...(parts.vcpus ? { vcpus } : {}),
       ...(parts.pause ? { pause: () => pauseOf(session, stub) } : {}),
+      ...(parts.events ? { events: new RemoteEvents(session, stub) } : {}),
       info: () => session.settle(stub.info()),
       processes: () => session.settle(stub.processes()),
       budget: () => session.settle(stub.budget()),

@@ -16,6 +16,7 @@ import { bindingOf, peerText, transportOf } from './binding.js'
 import type { BrokerCore } from './core.js'
 import { DelegationTarget } from './delegation-target.js'
 import { KeySchema, ProofSchema, parseArgument, TokenSchema, type WireProof } from './edge.js'
+import { SubscriptionQuota } from './held-events.js'
 import { Lease } from './lease.js'
 import { OwnerTarget } from './owner-target.js'
 
@@ -52,6 +53,7 @@ export interface Redeemed {
     readonly write: boolean
     readonly vcpus: boolean
     readonly pause: boolean
+    readonly events: boolean
   }
 }
 
@@ -69,6 +71,7 @@ export class Connection {
   readonly #verifier: ProofVerifier
   readonly #leases = new Map<number, Lease>()
   readonly #gate: Gate
+  readonly #quota = new SubscriptionQuota()
   readonly peer: string
   readonly name: string
   #serial = 0
@@ -136,7 +139,7 @@ export class Connection {
       const vm = await core.vms.get(owned.uuid)
       // Revoked while the record was written or the VM was opened: the lease's first check would find it, but nobody
       // would have ended it.
-      const lease = new Lease(core, token, owned.name, this.name, this.#gate)
+      const lease = new Lease(core, token, owned.name, this.name, this.#gate, this.#quota)
       this.#session.setLimits({ frameBytes: HOLDER_FRAME })
       const number = ++this.#serial
       this.#leases.set(number, lease)
@@ -158,6 +161,7 @@ export class Connection {
           write: vm.memory?.write !== undefined,
           vcpus: vm.vcpus !== undefined,
           pause: vm.pause !== undefined,
+          events: vm.events !== undefined,
         },
       }
     })

@@ -1,9 +1,11 @@
 import { RpcTarget } from 'capnweb'
 import type { DelegatedProcess, VmInfo } from '../capabilities/delegation.js'
 import { CloudAppError } from '../errors.js'
+import type { EventCounts, EventSupport } from '../vmi/events/source.js'
 import type { GuestVm, VcpuRegisters } from '../vmi/guest.js'
 import { LIMITS, type Space } from '../vmi/memory.js'
-import { JobSchema, parseArgument, RightSchema, SectionSchema } from './edge.js'
+import { BufferSchema, JobSchema, parseArgument, RightSchema, SectionSchema } from './edge.js'
+import type { HeldEvents } from './held-events.js'
 import { type HeldPause, type Lease, type Operation, unsupported } from './lease.js'
 import { checkBefore, isScoped, readTouches, type Touch } from './scope/touches.js'
 import { decodeReads, decodeWrites, encodeReadResults, encodeWriteResults } from './wire/read.js'
@@ -160,6 +162,16 @@ export class DelegationTarget extends RpcTarget {
     return new PauseTarget(await this.#lease.pause())
   }
 
+  /** Subscribes to the events of a program. */
+  async subscribe(program: unknown, buffer?: unknown): Promise<SubscriptionTarget> {
+    return new SubscriptionTarget(await this.#lease.subscribe(program, parseArgument('buffer', BufferSchema, buffer)))
+  }
+
+  /** What the host traps. */
+  eventSupport(): Promise<EventSupport> {
+    return this.#lease.eventSupport()
+  }
+
   /** The small part of the kernel profile. */
   kernel(): Promise<Uint8Array> {
     return this.#kernel((parts) => Promise.resolve(parts.header))
@@ -235,6 +247,34 @@ function lengthOf(result: Uint8Array | Uint8Array[]): number {
   let length = 0
   for (const part of result) length += part.length
   return length
+}
+
+/** Events of one program; dropping the stub ends them as well. */
+export class SubscriptionTarget extends RpcTarget {
+  readonly #held: HeldEvents
+
+  constructor(held: HeldEvents) {
+    super()
+    this.#held = held
+  }
+
+  /** The next batch, when there is one; null at the end. Asked once at a time: that is the flow control. */
+  async next(): Promise<Uint8Array | null> {
+    return (await this.#held.next()) ?? null
+  }
+
+  counts(): Promise<EventCounts> {
+    return this.#held.counts()
+  }
+
+  close(): Promise<void> {
+    return this.#held.close()
+  }
+
+  [Symbol.dispose](): void {
+    // A source that fails to end has its VM's handle to say so.
+    this.#held.close().catch(() => undefined)
+  }
 }
 
 /** A pause of the VM; dropping the stub ends it as well. */

@@ -29,6 +29,10 @@ export const TokenSchema = v.pipe(
 export const KeySchema = publicKey
 export const BlockSchema = v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/, 'must be 32 hexadecimal digits'))
 export const JobSchema = v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(0)), 0)
+/** Of a subscription: the broker's memory, so less than a local subscriber may ask for. */
+export const BufferSchema = v.optional(
+  v.pipe(v.number(), v.safeInteger(), v.minValue(64 * 1024), v.maxValue(16 * 1024 * 1024)),
+)
 export const RightSchema = v.custom<Right>(isRight, 'must be a right')
 export const SectionSchema = v.pipe(v.string(), v.regex(/^[A-Za-z0-9._-]{1,64}$/, 'must be the name of a section'))
 

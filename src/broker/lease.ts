@@ -1,12 +1,19 @@
 import type { VmInfo } from '../capabilities/delegation.js'
+import { eventRights } from '../capabilities/event-rights.js'
 import { deniedError, type Right } from '../capabilities/rights.js'
 import { recheckToken, type VerifiedToken } from '../capabilities/verify.js'
 import { CloudAppError } from '../errors.js'
 import type { Gate } from '../transport/gate.js'
+import { compileProgram } from '../vmi/events/compile.js'
+import type { EventProgram } from '../vmi/events/program.js'
+import type { EventSupport } from '../vmi/events/source.js'
 import type { GuestVm, PauseScope, VcpuRegisters } from '../vmi/guest.js'
+import { LIMITS } from '../vmi/memory.js'
 import type { BrokerCore } from './core.js'
+import { HeldEvents, type SubscriptionQuota } from './held-events.js'
 import type { ChainMeter } from './meter.js'
 import { ScopedAccess } from './scope/access.js'
+import { checkBreakpoint, checkProgram } from './scope/programs.js'
 
 /** A timer can not wait longer than this, in ms. */
 const LONGEST_TIMER = 2 ** 31 - 1
@@ -16,6 +23,8 @@ export interface Operation<T> {
   readonly right: Right
   /** Bytes its result may have, at most: held against the memory of the broker. */
   readonly weight: number
+  /** Writes the record of it, where one of its own is wanted instead of one for many. */
+  record?(): Promise<void>
   /** Refuses what the grant's scope does not reach. */
   check?(): void
   /** The operation itself; `signal` ends it between slices. */
@@ -31,6 +40,7 @@ export interface Operation<T> {
 export class Lease {
   readonly #core: BrokerCore
   readonly #gate: Gate
+  readonly #quota: SubscriptionQuota
   readonly #meter: ChainMeter
   readonly #ended = new AbortController()
   readonly #jobs = new Map<number, AbortController>()
@@ -47,9 +57,11 @@ export class Lease {
     readonly vmName: string,
     readonly session: string,
     gate: Gate,
+    quota: SubscriptionQuota,
   ) {
     this.#core = core
     this.#gate = gate
+    this.#quota = quota
     this.#meter = core.meter.chain(token)
     this.scope = new ScopedAccess(token.grant, () => [...this.#pauses].find((held) => !held.ending))
     this.#armExpiry()
@@ -87,7 +99,7 @@ export class Lease {
       this.#admit(operation)
       const debited = this.#meter.operation()
       if (debited !== undefined) await debited
-      const recorded = recorder.operation(this, action, operation.right)
+      const recorded = operation.record?.() ?? recorder.operation(this, action, operation.right)
       if (recorded !== undefined) await recorded
       const waiting = this.#gate.enter(operation.weight)
       if (waiting !== undefined) await waiting
@@ -156,6 +168,66 @@ export class Lease {
         this.#pauses.add(held)
         return held
       },
+    })
+  }
+
+  /** Subscribes to events; they end with the lease. */
+  async subscribe(value: unknown, buffer: number | undefined): Promise<HeldEvents> {
+    this.#alive()
+    const program = compileProgram(value as EventProgram)
+    const { grant } = this.token
+    const [right] = eventRights(program) as [Right]
+    this.#quota.take()
+    let held: HeldEvents | undefined
+    try {
+      held = await this.run('events.subscribe', {
+        right,
+        weight: 0,
+        bytes: () => 0,
+        check: () => checkProgram(grant, program, this.vmName),
+        record: () => this.#core.recorder.subscribed(this, right, program),
+        run: async (vm) => {
+          if (vm.events === undefined) throw unsupported('events', this.vmName)
+          await checkBreakpoint(grant, program, vm, this.scope)
+          const stream = await vm.events.subscribe(value as EventProgram, buffer === undefined ? {} : { buffer })
+          return new HeldEvents(
+            program,
+            stream,
+            this.ended,
+            (encode) => this.#handOut(right, encode),
+            (counts) => {
+              this.#quota.give()
+              void this.#core.recorder.unsubscribed(this, right, program, counts)
+            },
+          )
+        },
+      })
+      return held
+    } finally {
+      if (held === undefined) this.#quota.give()
+    }
+  }
+
+  /** What the host traps. */
+  async eventSupport(): Promise<EventSupport> {
+    const right = this.token.grant.rights.includes('events.memory') ? 'events.memory' : 'events.register'
+    return this.run('events.support', {
+      right,
+      weight: 0,
+      bytes: () => 0,
+      run: async (vm) => {
+        if (vm.events === undefined) throw unsupported('events', this.vmName)
+        return vm.events.support()
+      },
+    })
+  }
+
+  #handOut(right: Right, encode: () => Uint8Array): Promise<Uint8Array> {
+    return this.run('events.batch', {
+      right,
+      weight: LIMITS.readLength,
+      bytes: (message) => message.length,
+      run: async () => encode(),
     })
   }
 

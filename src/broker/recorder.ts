@@ -1,5 +1,7 @@
 import type { Right } from '../capabilities/rights.js'
 import type { CloudAppError, CloudAppErrorCode } from '../errors.js'
+import type { CompiledProgram } from '../vmi/events/compile.js'
+import type { EventCounts } from '../vmi/events/source.js'
 import type { OperationCounter } from './audit/counter.js'
 import type { AuditLog } from './audit/log.js'
 import type { AuditEntry } from './audit/types.js'
@@ -84,6 +86,30 @@ export class Recorder {
   async unpaused(lease: Lease, ms: number): Promise<void> {
     const details = { pausedMs: Math.round(ms) }
     await this.vital({ ...this.#about(lease), action: 'vm.unpause', right: 'vm.pause', outcome: 'allowed', details })
+  }
+
+  /** A subscription begins: what springs when is told once, with its trap; its batches are counted. */
+  async subscribed(lease: Lease, right: Right, { trap, captures, uses }: CompiledProgram): Promise<void> {
+    const details = {
+      trap: trap.kind,
+      ...(trap.kind === 'register' ? { register: trap.register } : {}),
+      ...(trap.kind === 'msr' ? { msr: trap.msr } : {}),
+      ...(trap.kind === 'breakpoint' ? { at: trap.at, space: trap.space } : {}),
+      captures: captures.map(({ name }) => name).join(' '),
+      memory: uses.memory,
+    }
+    await this.must({ ...this.#about(lease), action: 'events.subscribe', right, outcome: 'allowed', details })
+  }
+
+  /** A subscription has ended, and the guest is as it was. */
+  async unsubscribed(
+    lease: Lease,
+    right: Right,
+    { trap }: CompiledProgram,
+    counts: EventCounts | undefined,
+  ): Promise<void> {
+    const details = { trap: trap.kind, ...counts }
+    await this.vital({ ...this.#about(lease), action: 'events.end', right, outcome: 'allowed', details })
   }
 
   /** A lease has ended: its open windows are written. */

@@ -1,6 +1,8 @@
+import type { EventSource } from '../vmi/events/source.js'
 import type { KernelProfileParts, PauseScope, VcpuReader, VmIdentity } from '../vmi/guest.js'
 import type { MemoryReader, MemoryReaderSync, MemoryWriter, Space } from '../vmi/memory.js'
 import type { Grant, Narrowing } from './caveats.js'
+import type { TrapOf } from './event-rights.js'
 import type { PublicKey } from './keys.js'
 import type { Right } from './rights.js'
 import type { Moment } from './time.js'
@@ -68,6 +70,15 @@ type DelegatedMemory<R extends Right> = [Extract<R, 'memory.read' | 'memory.writ
   ? unknown
   : { readonly memory: If<R, 'memory.read', DelegatedReader> & If<R, 'memory.write', MemoryWriter> }
 
+/**
+ * Events, of the traps that the rights allow: `events.register` for registers, CPUID, MSRs, descriptor tables and guest
+ * requests, `events.memory` for breakpoints. Captures and predicates on general registers need `vcpu.read` too, those on
+ * memory `memory.read`.
+ */
+type DelegatedEvents<R extends Right> = [Extract<R, 'events.register' | 'events.memory'>] extends [never]
+  ? unknown
+  : { readonly events: EventSource<TrapOf<R>> }
+
 /** What every delegation has, whatever its rights. */
 export interface DelegationBase<R extends Right> extends AsyncDisposable {
   /** Which VM; the token itself names it. */
@@ -122,6 +133,7 @@ export interface AttenuateRequest<Q extends Right>
  */
 export type Delegation<R extends Right = never> = DelegationBase<R> &
   DelegatedMemory<R> &
+  DelegatedEvents<R> &
   If<
     R,
     'memory.read',
@@ -146,6 +158,7 @@ export interface DelegationPorts {
   readonly memory?: DelegatedReader & Partial<MemoryWriter>
   readonly vcpus?: VcpuReader
   pause?(): Promise<PauseScope>
+  readonly events?: EventSource
   info?(): Promise<VmInfo>
   processes?(): Promise<DelegatedProcess[]>
   budget?(): Promise<Budget>

@@ -1,9 +1,12 @@
 import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
+import { GuardedStream } from '../vmi/events/guarded.js'
+import type { EventSource } from '../vmi/events/source.js'
 import type { MemoryReader, MemoryWriter } from '../vmi/memory.js'
 import type { Grant } from './caveats.js'
 import type { AttenuateRequest, DelegatedReader, Delegation, DelegationPorts } from './delegation.js'
 import { CAVEAT_NAMES } from './dimensions.js'
+import { missingEventRight } from './event-rights.js'
 import { revokedPorts } from './revoked-port.js'
 import { deniedError, isRight, type Right } from './rights.js'
 
@@ -75,6 +78,7 @@ class DelegationCore {
         registers: async (options?: { readonly signal?: AbortSignal }) => this.#part('vcpus').registers(options),
       })
     }
+    if ((held('events.register') || held('events.memory')) && ports.events !== undefined) parts.events = this.#events()
     if (held('memory.read')) parts.processes = async () => this.#method('processes')()
     if (held('vm.pause') && ports.pause !== undefined) parts.pause = async () => this.#method('pause')()
     if (held('vm.info') && ports.info !== undefined) parts.info = async () => this.#method('info')()
@@ -115,7 +119,21 @@ class DelegationCore {
     })
   }
 
-  #part<K extends 'memory' | 'vcpus'>(name: K): NonNullable<DelegationPorts[K]> {
+  #events(): EventSource {
+    return Object.freeze<EventSource>({
+      subscribe: async (program, options) => {
+        const events = this.#part('events')
+        const missing = missingEventRight(program, this.#grant.rights)
+        if (missing !== undefined) await this.#demand(missing)
+        const stream = new GuardedStream(await events.subscribe(program, options), this.#ended.signal)
+        this.#alive()
+        return stream
+      },
+      support: async () => this.#part('events').support(),
+    })
+  }
+
+  #part<K extends 'memory' | 'vcpus' | 'events'>(name: K): NonNullable<DelegationPorts[K]> {
     const part = this.#ports[name]
     if (part === undefined) throw unsupported(`this source has no ${name}`)
     return part

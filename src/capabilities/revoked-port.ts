@@ -27,6 +27,7 @@ export function revokedPorts(identity: VmIdentity, reason: CloudAppError): Deleg
     identity,
     memory,
     vcpus: revokedPort(reason),
+    events: { subscribe: fail, support: fail },
     kernel: fail,
     pause: fail,
     info: fail,

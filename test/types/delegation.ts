@@ -12,6 +12,8 @@ declare const writer: Delegation<'memory.write'>
 declare const editor: Delegation<'memory.read' | 'memory.write'>
 declare const watcher: Delegation<'vcpu.read' | 'vm.pause' | 'vm.info'>
 declare const all: Delegation<Right>
+declare const registers: Delegation<'events.register'>
+declare const tracer: Delegation<'events.memory' | 'memory.read'>
 
 declare function attach(vm: GuestVm): void
 declare function attachToMemory(vm: GuestVm & { readonly memory: MemoryReader }): void
@@ -61,6 +63,8 @@ export function missing(): unknown[] {
     writer.memory.digest,
     // @ts-expect-error no right on the memory is held
     watcher.memory,
+    // @ts-expect-error no right on events is held
+    reader.events,
     // @ts-expect-error nothing is held
     none.memory,
     // @ts-expect-error nothing is held
@@ -78,6 +82,8 @@ export function assigning(): void {
   type Wrong = Delegation<'memory.erase'>
   attach(reader)
   attach(watcher)
+  attach(registers)
+  attach(tracer)
   attachToMemory(reader)
   attachToMemory(editor)
   // @ts-expect-error memory can not be read
@@ -111,4 +117,37 @@ export async function asking(): Promise<void> {
   const more = await reader.demand('memory.write')
   await more.memory.write([])
   await more.memory.read([])
+}
+
+/** Which traps a right allows, and what a program's captures make of its batches. */
+export async function events(): Promise<void> {
+  const breakpoint = { kind: 'breakpoint', at: 0n, space: 0n } as const
+  await registers.events.subscribe({ trap: { kind: 'register', register: 'cr3' } })
+  // @ts-expect-error events.memory is not held
+  await registers.events.subscribe({ trap: breakpoint })
+  // @ts-expect-error events.register is not held
+  await tracer.events.subscribe({ trap: { kind: 'cpuid' } })
+  await all.events.subscribe({ trap: breakpoint })
+  await all.events.subscribe({ trap: { kind: 'msr', msr: 1 } })
+  // @ts-expect-error no register there is
+  await all.events.subscribe({ trap: { kind: 'register', register: 'cr2' } })
+  // @ts-expect-error no such key
+  await all.events.subscribe({ trap: breakpoint, predikate: 1n })
+
+  const stream = await tracer.events.subscribe({
+    trap: breakpoint,
+    captures: { fd: { register: 'rdi' }, path: { string: { register: 'rsi' }, bytes: 64 } },
+  })
+  for await (const batch of stream) {
+    const fd: BigUint64Array = batch.columns.fd
+    const time: BigUint64Array = batch.columns.time
+    const path: string = batch.text('path', 0)
+    // @ts-expect-error bytes have no column
+    batch.columns.path
+    // @ts-expect-error nothing of this name is captured
+    batch.columns.pid
+    // @ts-expect-error fd is a word
+    batch.bytes('fd', 0)
+    void [fd, time, path]
+  }
 }
