@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { benchBroker } from './broker.js'
+import { benchFindings } from './findings.js'
 import { guestImage } from './image.js'
 import type { Measurement } from './measure.js'
 import { benchSd } from './sd.js'
@@ -14,6 +15,7 @@ const results: Measurement[] = [
   ...(await benchVmi(ram, progress)),
   ...(await benchBroker(ram, progress)),
   ...(await benchSd(ram, progress)),
+  ...(await benchFindings(progress)),
 ]
 const width = Math.max(...results.map(({ name }) => name.length))
 for (const { name, value, unit, note } of results) {

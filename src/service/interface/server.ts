@@ -53,9 +53,14 @@ export class InterfaceServer {
     else session.closed.addEventListener('abort', end, { once: true })
   }
 
+  /** Ends the sessions there are; new ones are taken. */
+  async drop(): Promise<void> {
+    await Promise.all([...this.#sessions.keys()].map((session) => session.close()))
+  }
+
   /** Ends every session. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true
-    await Promise.all([...this.#sessions.keys()].map((session) => session.close()))
+    await this.drop()
   }
 }

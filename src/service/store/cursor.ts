@@ -10,6 +10,8 @@ const MAGIC = 0x636c_6f75_6463_7572n
  */
 export class CursorCodec {
   readonly #key: Uint8Array
+  /** The last one made: a change goes to every watching client with the same cursor. */
+  #last: { readonly sequence: number; readonly cursor: string } | undefined
 
   /** @param key - 16 bytes, kept in the store so that cursors survive a restart. */
   constructor(key: Uint8Array) {
@@ -17,6 +19,13 @@ export class CursorCodec {
   }
 
   encode(sequence: number): string {
+    if (this.#last?.sequence === sequence) return this.#last.cursor
+    const cursor = this.#encode(sequence)
+    this.#last = { sequence, cursor }
+    return cursor
+  }
+
+  #encode(sequence: number): string {
     const block = Buffer.alloc(16)
     block.writeBigUInt64BE(MAGIC, 0)
     block.writeBigUInt64BE(BigInt(sequence), 8)

@@ -172,7 +172,9 @@ export class FindingWriter {
 
   /** Stores what a draft says, or (without one) that the state of the row has changed. */
   #change(row: Row | undefined, draft: FindingDraft | undefined, before: FindingState): StoredChange {
-    const artifacts = draft ? this.#artifacts(before.uid, draft.vm.uuid, draft, before.time) : []
+    // A finding just made has only its draft's.
+    const may = draft && (row !== undefined || draft.artifacts !== undefined)
+    const artifacts = may ? this.#artifacts(before.uid, draft.vm.uuid, draft, before.time) : []
     const state = { ...before, revision: before.revision + 1, ...(artifacts.length > 0 && { artifacts }) }
     const event = draft
       ? findingEvent(draft, state, this.#product)
