@@ -15,15 +15,18 @@ let sd: ServiceDomain
 
 beforeAll(async () => {
   sd = await ServiceDomain.start({
-    manifest: signManifest({
-      cloudapp: 1,
-      name: 'ids',
-      title: 'Test IDS',
-      version: '1.0.0',
-      vendor: 'Acme',
-      rights: [{ right: 'memory.read', reason: 'to look for hidden processes' }],
-      publishes: ['findings'],
-    }, KeyPair.generate()),
+    manifest: signManifest(
+      {
+        cloudapp: 1,
+        name: 'ids',
+        title: 'Test IDS',
+        version: '1.0.0',
+        vendor: 'Acme',
+        rights: [{ right: 'memory.read', reason: 'to look for hidden processes' }],
+        publishes: ['findings'],
+      },
+      KeyPair.generate(),
+    ),
     key: KeyPair.generate(),
     broker: path.join(folder, 'no-broker.sock'),
     listen: endpoint,

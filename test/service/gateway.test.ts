@@ -105,7 +105,8 @@ describe('the gateway', () => {
       expect(content, `${path}: ${type}`).toBeDefined()
       if (type === 'application/octet-stream') return response.arrayBuffer()
       const text = await response.text()
-      for (const value of lines(text)) expect(schemaProblems((content?.schema ?? {}) as Record<string, unknown>, value, schemas)).toEqual([])
+      for (const value of lines(text))
+        expect(schemaProblems((content?.schema ?? {}) as Record<string, unknown>, value, schemas)).toEqual([])
       // What a hostile VM wrote reaches no terminal as it is.
       expect(text).not.toMatch(/[\p{Cf}\u0080-\u009f]/u)
       return lines(text)

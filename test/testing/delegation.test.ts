@@ -59,15 +59,18 @@ describe('TestBroker', () => {
     const broker = new TestBroker()
     const token = broker.delegate(guest, key.publicKey, ['memory.read'])
     await using sd = await ServiceDomain.start({
-      manifest: signManifest({
-        cloudapp: 1,
-        name: 'ids',
-        title: 'IDS',
-        vendor: 'Example',
-        version: '1.0.0',
-        rights: [{ right: 'memory.read', reason: 'to look' }],
-        publishes: [],
-      }, KeyPair.generate()),
+      manifest: signManifest(
+        {
+          cloudapp: 1,
+          name: 'ids',
+          title: 'IDS',
+          vendor: 'Example',
+          version: '1.0.0',
+          rights: [{ right: 'memory.read', reason: 'to look' }],
+          publishes: [],
+        },
+        KeyPair.generate(),
+      ),
       key,
       broker: () => broker.connect(),
       listen: false,
