@@ -25,12 +25,13 @@ export default defineConfig({
         },
       },
       {
-        // A real Xen host, and its guests.
+        // A real Xen host and its guests: one after the other in one process, which keeps the host.
         extends: true,
         test: {
           name: 'xen',
           include: ['test/rig/xen/*.test.ts'],
           fileParallelism: false,
+          isolate: false,
           testTimeout: 600_000,
           hookTimeout: 900_000,
         },

@@ -6,17 +6,30 @@ import { guestImage } from './image.js'
 import type { Measurement } from './measure.js'
 import { benchSd } from './sd.js'
 import { benchVmi } from './vmi.js'
+import { benchXen } from './xen.js'
 
-const { values } = parseArgs({ options: { json: { type: 'string' } } })
-const progress = (message: string) => process.stderr.write(`${message}\n`)
+type Progress = (message: string) => void
 
-const ram = await guestImage(progress)
-const results: Measurement[] = [
-  ...(await benchVmi(ram, progress)),
-  ...(await benchBroker(ram, progress)),
-  ...(await benchSd(ram, progress)),
-  ...(await benchFindings(progress)),
-]
+// `npm run bench -- xen` measures only that part; without a name, all of them.
+const PARTS: Readonly<Record<string, (progress: Progress) => Promise<Measurement[]>>> = {
+  vmi: async (progress) => benchVmi(await guestImage(progress), progress),
+  broker: async (progress) => benchBroker(await guestImage(progress), progress),
+  sd: async (progress) => benchSd(await guestImage(progress), progress),
+  findings: benchFindings,
+  xen: benchXen,
+}
+
+const { values, positionals } = parseArgs({ options: { json: { type: 'string' } }, allowPositionals: true })
+const unknown = positionals.filter((name) => !Object.hasOwn(PARTS, name))
+if (unknown.length > 0) {
+  process.stderr.write(`no part ${unknown.join(', ')}; there are ${Object.keys(PARTS).join(', ')}\n`)
+  process.exit(2)
+}
+const progress: Progress = (message) => process.stderr.write(`${message}\n`)
+const results: Measurement[] = []
+for (const [name, measure] of Object.entries(PARTS)) {
+  if (positionals.length === 0 || positionals.includes(name)) results.push(...(await measure(progress)))
+}
 const width = Math.max(...results.map(({ name }) => name.length))
 for (const { name, value, unit, note } of results) {
   process.stdout.write(

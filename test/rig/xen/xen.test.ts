@@ -1,10 +1,6 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { beforeAll, describe, expect, it } from 'vitest'
 import { kernel, rootkit, rootkitParameters } from '../lib/index.js'
-import { APP, bootXen, type XenGuest, type XenHost } from './lib/index.js'
-
-const progress = process.env.CLOUDAPP_RIG_VERBOSE
-  ? (message: string): void => void process.stderr.write(`${message}\n`)
-  : undefined
+import { APP, sharedXen, showConsoles, verbose, type XenGuest, type XenHost } from './lib/index.js'
 
 interface Task {
   pid: number
@@ -32,11 +28,11 @@ let xen: XenHost
 let client: XenGuest
 
 beforeAll(async () => {
-  xen = await bootXen({ progress })
-  const files = { '/shade.ko': await rootkit(await kernel('6.1'), { progress }) }
+  xen = await sharedXen()
+  const files = { '/shade.ko': await rootkit(await kernel('6.1'), verbose) }
   client = await xen.createGuest({ name: 'client', kind: 'pvh', cpus: 2, modules: ['dummy'], files })
 }, 900_000)
-afterAll(async () => xen?.close())
+showConsoles()
 
 const attach = async (uri: string): Promise<Seen> =>
   JSON.parse((await xen.dom0.node(['attach.mjs', uri], { timeoutMs: 300_000 })).stdout)
@@ -76,29 +72,6 @@ async function background(log: string, args: readonly string[]): Promise<void> {
   await xen.dom0.run(`rm -f ${log}*; (sh -c '${program}'; echo "ended $?") > ${log} 2>&1 &`)
   await logged(log, 'ready')
 }
-
-describe('the Xen host', () => {
-  it('runs commands in dom0 and in a PVH guest', async () => {
-    expect((await xen.dom0.run('xl info | grep ^xen_version')).stdout).toMatch(/4\.17/)
-    const { stdout } = await client.run('uname -r; cat /sys/hypervisor/type; lsmod | grep -c ^dummy')
-    expect(stdout).toBe(`${xen.kernel.release}\nxen\n1\n`)
-    expect(await client.run('echo out; echo err >&2; exit 3', { check: false })).toEqual({
-      status: 3,
-      stdout: 'out\n',
-      stderr: 'err\n',
-    })
-    await expect(client.run('exit 4')).rejects.toThrow(/ended with 4/)
-  })
-
-  it('passes files into dom0 and out of it', async () => {
-    const bytes = Buffer.alloc(200_001, 'ten bytes.')
-    await xen.dom0.push('/tmp/file', bytes)
-    expect((await xen.dom0.run('stat -c %s /tmp/file')).stdout).toBe('200001\n')
-    expect(await xen.dom0.pull('/tmp/file')).toEqual(bytes)
-    await xen.dom0.push('/tmp/empty', '')
-    expect(await xen.dom0.pull('/tmp/empty')).toHaveLength(0)
-  })
-})
 
 describe('xen:', () => {
   it('attaches with no configuration, and sees what the guest sees', async () => {

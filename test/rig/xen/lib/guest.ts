@@ -60,7 +60,7 @@ export class XenGuest {
   }
 
   private async ask(script: string, options: GuestRunOptions): Promise<GuestOutput> {
-    const { timeoutMs = 60_000, check = true } = options
+    const { timeoutMs = 180_000, check = true } = options
     const id = String(this.nextId++)
     const encoded = Buffer.from(script).toString('base64')
     const ask = `timeout ${Math.ceil(timeoutMs / 1000)} /rig/ask ${this.terminal} ${id} ${encoded}`

@@ -126,6 +126,16 @@ export class XenHost implements AsyncDisposable {
     return consoleTail(this.consoleLog, bytes)
   }
 
+  /** What explains a failure: the ends of Xen's console, dom0's kernel log, and the consoles of all guests. */
+  async logs(): Promise<string> {
+    const guests = 'for f in /var/log/xen/console/*.log; do echo "--- $f"; tail -n 20 "$f" | cut -c 1-300; done'
+    const script = `xl list; dmesg | tail -n 20; ${guests}`
+    const said = await this.dom0.run(script, { check: false }).catch((error: Error) => ({
+      stdout: `dom0 does not answer: ${error.message}`,
+    }))
+    return `--- Xen and dom0\n${this.consoleTail(2048)}\n${said.stdout}`
+  }
+
   /** Ends QEMU, and all domains with it. Idempotent. */
   async close(): Promise<void> {
     if (this.ended) return

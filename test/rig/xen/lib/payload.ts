@@ -13,6 +13,8 @@ export const APP = '/app'
 /** Small, with room for what tests write, and everything in it root's. */
 const IMAGE = ['-q', '-t', 'ext4', '-O', '^has_journal', '-m', '0', '-E', 'root_owner=0:0']
 
+const C = ['-O2', '-Wall', '-Wextra', '-Werror', '-std=gnu11']
+
 const PROGRAMS = path.join(projectRoot, 'test/rig/xen/programs')
 
 function filesOf(folder: string): string[] {
@@ -20,6 +22,16 @@ function filesOf(folder: string): string[] {
     .map((name) => path.join(folder, name))
     .filter((file) => statSync(file).isFile())
     .sort()
+}
+
+/** The tests' programs, and the demo's parties. */
+function programs(): Record<string, string> {
+  const tests = readdirSync(PROGRAMS).filter((file) => file.endsWith('.ts'))
+  const examples = ['ids/main', 'client/main', 'demo/probe']
+  return Object.fromEntries([
+    ...tests.map((file) => [file.replace(/\.ts$/, ''), path.join(PROGRAMS, file)]),
+    ...examples.map((name) => [name.replace(/\/main$|^demo\//, ''), path.join(projectRoot, 'examples', `${name}.ts`)]),
+  ])
 }
 
 /**
@@ -31,10 +43,16 @@ export async function payload(kernel: Kernel, options: RigOptions = {}): Promise
   await run('make', ['-s', '-C', native], options)
   const at = (name: string): string => path.join(projectRoot, name)
   const inputs = ['package.json', 'package-lock.json', 'tsup.config.ts', 'native/libvmi-shim/build/libcloudapp_shim.so']
-  const files = [...inputs.map(at), ...filesOf(at('src')), ...filesOf(PROGRAMS), kernel.vmlinuz]
+  const files = [
+    ...inputs.map(at),
+    ...filesOf(at('src')),
+    ...filesOf(at('examples')),
+    ...filesOf(PROGRAMS),
+    kernel.vmlinuz,
+  ]
   const folder = await cached(
     'xen-payload',
-    keyOf(files, ...files.map(fileKey), IMAGE),
+    keyOf(files, ...files.map(fileKey), IMAGE, C),
     async (into) => {
       options.progress?.('building the package for dom0')
       const app = path.join(into, 'app')
@@ -42,10 +60,10 @@ export async function payload(kernel: Kernel, options: RigOptions = {}): Promise
       const dist = path.join(into, 'dist')
       await run(at('node_modules/.bin/tsup'), ['--out-dir', dist, '--silent'], { ...options, cwd: projectRoot })
       copyPackage(path.join(app, 'node_modules'), dist)
-      for (const name of readdirSync(PROGRAMS).filter((file) => file.endsWith('.ts'))) {
+      for (const [name, source] of Object.entries(programs())) {
         await build({
-          entryPoints: [path.join(PROGRAMS, name)],
-          outfile: path.join(app, name.replace(/\.ts$/, '.mjs')),
+          entryPoints: [source],
+          outfile: path.join(app, `${name}.mjs`),
           bundle: true,
           packages: 'external',
           tsconfigRaw: '{}',
@@ -55,6 +73,11 @@ export async function payload(kernel: Kernel, options: RigOptions = {}): Promise
           logLevel: 'silent',
         })
       }
+      for (const name of readdirSync(PROGRAMS).filter((file) => file.endsWith('.c'))) {
+        const binary = path.join(app, name.replace(/\.c$/, ''))
+        await run('gcc', [...C, path.join(PROGRAMS, name), '-o', binary], options)
+      }
+      cpSync(at('examples/ids/cloudapp.json'), path.join(app, 'cloudapp.json'))
       cpSync(kernel.vmlinuz, path.join(app, 'vmlinuz'))
       await run('/sbin/mke2fs', [...IMAGE, '-d', app, path.join(into, 'app.img'), '160M'], options)
       for (const part of [app, dist]) rmSync(part, { recursive: true })

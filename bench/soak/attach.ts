@@ -1,0 +1,43 @@
+import { crossView, Linux, openVm } from '@cloudapp/sdk/vmi'
+import { grown, type Usage, usage } from './usage.js'
+
+/** What a soak came to. */
+export interface Soaked {
+  readonly name: string
+  readonly count: number
+  readonly seconds: number
+  readonly before: Usage
+  readonly after: Usage
+  /** What has grown, in words. */
+  readonly grown: readonly string[]
+}
+
+/**
+ * Opens the VM, attaches, looks for what is hidden, closes it, `count` times. The first tenth only warms up: caches
+ * fill, code is compiled.
+ *
+ * @param guest what names a mapping of the VM's memory in /proc/self/maps.
+ */
+export async function attachCycles(
+  name: string,
+  uri: string,
+  count: number,
+  guest: RegExp,
+  progress: (message: string) => void = () => {},
+): Promise<Soaked> {
+  const began = performance.now()
+  const warm = Math.max(20, Math.floor(count / 10))
+  let before: Usage | undefined
+  for (let i = 0; i < warm + count; i++) {
+    if (i === warm) before = await usage(guest)
+    if (i % 1000 === 999) progress(`${name}: ${i + 1} cycles`)
+    await using vm = await openVm(uri)
+    const linux = await Linux.attach(vm)
+    if ((await linux.tasks()).length === 0) throw new Error('no tasks')
+    await crossView(linux)
+  }
+  const after = await usage(guest)
+  if (before === undefined) throw new Error('nothing was done')
+  const seconds = (performance.now() - began) / 1000
+  return { name, count, seconds, before, after, grown: grown(before, after) }
+}

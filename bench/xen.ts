@@ -1,0 +1,29 @@
+import { bootXen } from '../test/rig/xen/lib/host.js'
+import type { Measurement } from './measure.js'
+
+interface Ratio {
+  readonly name: string
+  /** Nanoseconds of one page or entry. */
+  readonly ours: number
+  readonly c: number
+}
+
+const WHAT: Readonly<Record<string, [name: string, what: string]>> = {
+  'xen.map': ['xen.map.ratio-to-c', 'mapping a page, 512 in a call'],
+  'xen.read-batch256.4096': ['xen.read-batch256.ratio-to-c', 'a page by its kernel address, in batches of 256'],
+  'xen.read-batch256.8': ['xen.read-batch256-8.ratio-to-c', '8 bytes by their kernel address, in batches of 256'],
+}
+
+/** The xen: source in dom0 of an emulated Xen host, beside a plain C program there doing the same work: bench.ts, bench.c. */
+export async function benchXen(progress: (message: string) => void): Promise<Measurement[]> {
+  await using xen = await bootXen({ progress })
+  await xen.createGuest({ name: 'bench', kind: 'pvh', memory: '256M', progress })
+  progress('measuring in dom0, beside the C program')
+  const { stdout } = await xen.dom0.node(['bench.mjs', 'bench'], { timeoutMs: 900_000 })
+  const ratios: Ratio[] = JSON.parse(stdout)
+  return ratios.map(({ name, ours, c }) => {
+    const [line = name, what = name] = WHAT[name] ?? []
+    const note = `of the C program's speed; ${what}: ${ours.toFixed(0)} ns, in C ${c.toFixed(0)} ns (emulated)`
+    return { name: line, value: c / ours, unit: '', note }
+  })
+}

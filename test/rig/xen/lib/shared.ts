@@ -1,0 +1,27 @@
+import { beforeEach } from 'vitest'
+import type { RigOptions } from '../../lib/types.js'
+import { bootXen, type XenHost } from './host.js'
+
+/** With CLOUDAPP_RIG_VERBOSE, the long steps of the rig say what they do. */
+export const verbose: RigOptions = process.env.CLOUDAPP_RIG_VERBOSE
+  ? { progress: (message) => void process.stderr.write(`${message}\n`) }
+  : {}
+
+// The test files of the Xen suite run one after the other in one process, and this module stays: one boot for all of
+// them. The host ends with the process. What a file creates in it, it ends, or names so that no other file takes the name.
+let host: Promise<XenHost> | undefined
+
+/** The host the test files of the suite share; for `beforeAll`. */
+export function sharedXen(): Promise<XenHost> {
+  host ??= bootXen(verbose)
+  return host
+}
+
+/** Has each test of this file that fails show what the domains' consoles say. */
+export function showConsoles(): void {
+  beforeEach(({ onTestFailed }) => {
+    onTestFailed(async () => {
+      process.stderr.write(`${await (await sharedXen()).logs().catch((error) => String(error))}\n`)
+    }, 240_000)
+  })
+}
