@@ -108,6 +108,16 @@ export const steps = [
   { name: 'native', what: 'C tests under ASan and UBSan', run: nativeTests },
   { name: 'fuzz', what: 'page walker and structure walks, a bounded run', run: fuzz },
   { name: 'unit', what: 'vitest; the native suites through koffi and ffi-napi', run: vitest('unit') },
+  {
+    name: 'crash',
+    what: 'a broker killed 200 times under load',
+    run: vitest('unit', {
+      filters: ['test/broker/crash.test.ts'],
+      env: { CLOUDAPP_KILLS: process.env.CLOUDAPP_KILLS ?? '200' },
+      label: 'crash',
+      minutes: 15,
+    }),
+  },
   { name: 'token-fuzz', what: 'decode and verify, a million bent tokens', run: tokenFuzz },
   {
     name: 'package',
