@@ -32,6 +32,8 @@ export interface Output {
   /** The one document; bigints become `0x…` strings. */
   json(document: unknown): void
   line(text?: string): void
+  /** One of many documents, each a line of JSON (NDJSON), for commands without `--json`; waits for a reader who is behind. */
+  item(document: unknown): Promise<void>
   table(columns: readonly Column[], rows: readonly (readonly Cell[])[]): void
   /** To stderr: progress and remarks that are no result. */
   note(text: string): void

@@ -37,5 +37,6 @@ export const COMMANDS: readonly CommandEntry[] = [
   ),
   entry('audit head', "ask for the signed end of a broker's audit log", () => import('./commands/audit-head.js')),
   entry('audit verify', "check a broker's audit log", () => import('./commands/audit-verify.js')),
+  entry('audit export', 'write an audit log as OCSF events, for a SIEM', () => import('./commands/audit-export.js')),
   entry('audit show', 'show the records of an audit log', () => import('./commands/audit-show.js')),
 ]

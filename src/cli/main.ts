@@ -65,6 +65,8 @@ async function run(argv: readonly string[]): Promise<number> {
   }
 }
 
+// Whoever reads has seen enough (`| head`): that is no failure of the command.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1))
 try {
   process.exitCode = await run(process.argv.slice(2))
 } catch (error) {

@@ -19,6 +19,11 @@ export function toJson(document: unknown): string {
   return text.replace(UNSAFE, (c) => (c === '\n' ? c : escapeUtf16(c)))
 }
 
+/** The same on one line. */
+export function toJsonLine(document: unknown): string {
+  return (JSON.stringify(document, replaceBigInt) ?? 'null').replace(UNSAFE, escapeUtf16)
+}
+
 function replaceBigInt(_key: string, value: unknown): unknown {
   if (typeof value === 'bigint') return hex(value)
   if (value instanceof Uint8Array) return Buffer.from(value).toString('hex')
@@ -86,6 +91,11 @@ export function processOutput(isJson: boolean): Output & { readonly written: boo
     },
     line(text = '') {
       if (!isJson) put(text)
+    },
+    item(document) {
+      return new Promise((done, fail) => {
+        process.stdout.write(`${toJsonLine(document)}\n`, (error) => (error ? fail(error) : done()))
+      })
     },
     table(columns, rows) {
       if (!isJson) put(formatTable(columns, rows))

@@ -4,6 +4,7 @@ import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { AuditLog, headToText } from '../../src/broker/audit/index.js'
 import { KeyPair } from '../../src/capabilities/keys.js'
+import { ocsfProblems } from '../../src/service/ocsf/index.js'
 import { cloudapp } from './cloudapp.js'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'cloudapp-audit-'))
@@ -69,6 +70,34 @@ describe('cloudapp audit', () => {
   it("does not take another broker's key for this one's", async () => {
     writeFileSync(log, whole)
     expect((await cloudapp(['audit', 'verify', log, '--broker-key', KeyPair.generate().publicKey])).code).toBe(1)
+  })
+
+  it('exports OCSF events that hold to the schema, a line each, of a log that is sound', async () => {
+    writeFileSync(log, whole)
+    const { code, stdout } = await cloudapp(['audit', 'export', log, '--broker-key', key.publicKey])
+    expect(code).toBe(0)
+    const events = stdout
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+    for (const event of events) expect(ocsfProblems('api_activity', event)).toEqual([])
+    const report = JSON.parse((await verify('--json')).stdout)
+    expect(events).toHaveLength(report.records)
+    const reads = events.filter(({ api }) => api.operation === 'memory.read')
+    expect(reads).toHaveLength(5)
+    expect(reads[0]).toMatchObject({
+      ...{ class_uid: 6003, activity_name: 'Read', status: 'Success', resources: [{ name: 'web-1' }] },
+      api: { request: { data: { right: 'memory.read', details: { bytes: 8 } } } },
+    })
+    const [refused] = events.filter(({ status }) => status === 'Failure')
+    expect(refused).toMatchObject({ activity_name: 'Update', severity: 'Medium', status_code: 'ERR_CLOUDAPP_DENIED' })
+    expect(stdout).not.toContain('\u001b')
+    const some = await cloudapp(['audit', 'export', log, '--refused'])
+    expect(some.stdout.trim().split('\n')).toHaveLength(1)
+    writeFileSync(log, whole.toString('latin1').replace('"bytes":8', '"bytes":9'))
+    const changed = await cloudapp(['audit', 'export', log, '--broker-key', key.publicKey])
+    expect(changed).toMatchObject({ code: 1, stdout: '', stderr: expect.stringMatching(/not sound/) })
+    writeFileSync(log, whole)
   })
 
   it('shows records, filtered, with control characters escaped', async () => {

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { CloudAppError } from '../../errors.js'
-import { AUDIT_LIMITS, type AuditEntry, type AuditRecord } from './types.js'
+import { AUDIT_LIMITS, type AuditEntry, type AuditOutcome, type AuditRecord } from './types.js'
 
 // A line is the record's hash, a blank, its JSON, a newline. The hash is over the JSON's bytes as they stand, so that
 // nobody has to agree on how JSON is spelled; the JSON names the hash of the record before.
@@ -9,6 +9,8 @@ const HASH_LETTERS = 64
 
 /** What stands before the first record. */
 export const NO_HASH = '0'.repeat(HASH_LETTERS)
+
+const OUTCOMES: ReadonlySet<unknown> = new Set<AuditOutcome>(['allowed', 'refused', 'failed'])
 
 export interface EncodedRecord {
   /** With its newline. */
@@ -48,7 +50,18 @@ function isBody(value: unknown): value is Omit<AuditRecord, 'hash'> {
   if (!Number.isSafeInteger(seq) || (seq as number) < 1 || typeof time !== 'string' || typeof mono !== 'string')
     return false
   if (typeof prev !== 'string' || !/^[0-9a-f]{64}$/.test(prev)) return false
-  return typeof entry === 'object' && entry !== null && typeof (entry as { action?: unknown }).action === 'string'
+  return isEntry(entry)
+}
+
+function isEntry(value: unknown): value is AuditEntry {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false
+  const entry = value as Record<string, unknown>
+  if (typeof entry.action !== 'string' || !OUTCOMES.has(entry.outcome)) return false
+  if (ENTRY_FIELDS.some((field) => entry[field] !== undefined && typeof entry[field] !== 'string')) return false
+  const { details } = entry
+  if (details === undefined) return true
+  if (typeof details !== 'object' || details === null || Array.isArray(details)) return false
+  return Object.values(details).every((fact) => ['string', 'number', 'boolean'].includes(typeof fact))
 }
 
 function hashOf(json: string | Uint8Array): string {

@@ -1,6 +1,7 @@
 import type { AuditRecord } from '../../broker/audit/types.js'
 import { readAudit } from '../../broker/audit/verify.js'
 import { integerOf } from '../arguments.js'
+import { filterFrom, filterOptions } from '../audit-filter.js'
 import type { Command } from '../command.js'
 
 export const command: Command = {
@@ -8,23 +9,13 @@ export const command: Command = {
   help: 'Nothing is checked: `cloudapp audit verify` does that.',
   options: {
     last: { type: 'string', value: 'N', help: 'only the last N records that fit (default 1000)' },
-    vm: { type: 'string', value: 'NAME', help: 'only records about this VM' },
-    action: {
-      type: 'string',
-      value: 'WORD',
-      help: 'only this action, such as memory.read, or with all below it, such as memory',
-    },
-    refused: { type: 'boolean', help: 'only what was refused or failed' },
+    ...filterOptions,
   },
   positionals: [{ name: 'LOG', help: 'the audit log', required: true }],
   json: true,
   async run({ args, out, signal }) {
     const last = integerOf('last', args.text('last') ?? '1000', 1_000_000)
-    const [vm, action] = [args.text('vm'), args.text('action')]
-    const wanted = ({ entry }: AuditRecord) =>
-      (vm === undefined || entry.vm === vm) &&
-      (action === undefined || entry.action === action || entry.action.startsWith(`${action}.`)) &&
-      (!args.flag('refused') || entry.outcome !== 'allowed')
+    const wanted = filterFrom(args)
     let records: AuditRecord[] = []
     for await (const record of readAudit(args.positionals[0] ?? '')) {
       signal.throwIfAborted()

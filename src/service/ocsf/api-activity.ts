@@ -15,7 +15,7 @@ export interface AuditedOperation {
   /** Who did it: a public key's fingerprint or a user, and over which channel they came. */
   readonly actor: { readonly uid: string; readonly name?: string; readonly channel: string }
   /** The VM it was done to. */
-  readonly vm?: { readonly uuid: string; readonly name?: string }
+  readonly vm?: { readonly uuid?: string; readonly name?: string }
   /** Absent on success; `code` is the CloudAppError code. */
   readonly error?: { readonly code: string; readonly message: string }
   /** Repeats coalesced into this record. */
@@ -68,7 +68,7 @@ export function apiActivity(record: AuditedOperation): ApiActivity {
     ...(record.vm && {
       resources: [
         {
-          uid: record.vm.uuid,
+          ...(record.vm.uuid !== undefined && { uid: record.vm.uuid }),
           ...(record.vm.name !== undefined && { name: record.vm.name }),
           type: 'Virtual Machine',
           role_id: 1,

@@ -95,7 +95,7 @@ export interface OcsfEvidence {
 }
 
 export interface OcsfResource {
-  readonly uid: string
+  readonly uid?: string
   readonly name?: string
   readonly type?: string
   readonly role_id?: number
