@@ -210,7 +210,8 @@ export class SdClient implements AsyncDisposable {
   }
 }
 
-function opener(endpoint: Endpoint | string | (() => Promise<Channel>), key: KeyPair | undefined): Connect {
+/** How to open a channel to an endpoint. Throws ERR_CLOUDAPP_INVALID_ARGUMENT, ERR_CLOUDAPP_UNSUPPORTED. */
+export function opener(endpoint: Endpoint | string | (() => Promise<Channel>), key?: KeyPair): Connect {
   if (typeof endpoint === 'function') return () => endpoint()
   const text = typeof endpoint === 'string' ? endpoint : endpoint?.endpoint
   if (typeof text !== 'string' || text === '') {

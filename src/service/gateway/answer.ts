@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import { CloudAppError, type CloudAppErrorCode } from '../../errors.js'
-import { safeJson } from './json.js'
+import { safeJson } from '../safe-json.js'
 import { type Answer, LINES_TYPE } from './routes.js'
 
 /** A reader that takes nothing for so long, in ms, is let go of. */
