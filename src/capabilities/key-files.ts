@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { CloudAppError } from '../errors.js'
@@ -70,6 +71,22 @@ export async function openKey(path: string, options?: { readonly create?: boolea
   }
   await createKeyFile(path)
   return loadKey(path)
+}
+
+/**
+ * The secret in `path`, a line of text that only its owner may read; a new random one, with mode 0600, if there is no file.
+ *
+ * @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT`
+ */
+export async function openSecret(path: string): Promise<string> {
+  try {
+    return (await readKeyFile(path, true)).trim()
+  } catch (error) {
+    if (!CloudAppError.is(error, 'ERR_CLOUDAPP_NOT_FOUND')) throw error
+  }
+  const secret = randomBytes(32).toString('base64url')
+  await writeNew(path, `${secret}\n`, 0o600)
+  return secret
 }
 
 async function readKeyFile(path: string, secret: boolean): Promise<string> {

@@ -31,6 +31,8 @@ export interface Output {
   readonly isJson: boolean
   /** The one document; bigints become `0x…` strings. */
   json(document: unknown): void
+  /** A document on a line of its own, for what goes on: any number of them instead of one. */
+  jsonLine(document: unknown): void
   line(text?: string): void
   /** One of many documents, each a line of JSON (NDJSON), for commands without `--json`; waits for a reader who is behind. */
   item(document: unknown): Promise<void>

@@ -1,4 +1,5 @@
 import { stripVTControlCharacters } from 'node:util'
+import { safeJson } from '../service/safe-json.js'
 import type { Cell, Column, Output } from './command.js'
 
 // Everything that moves a terminal's cursor, hides text or reorders it: control and format characters (with the
@@ -88,6 +89,10 @@ export function processOutput(isJson: boolean): Output & { readonly written: boo
       if (written) throw new Error('a command printed two JSON documents')
       written = true
       put(toJson(document))
+    },
+    jsonLine(document) {
+      written = true
+      put(safeJson(document))
     },
     line(text = '') {
       if (!isJson) put(text)
