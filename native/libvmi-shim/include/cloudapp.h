@@ -40,7 +40,8 @@ enum ca_error {
     CA_E_CRYPTO = -7,   /* no OpenSSL in the process and no libcrypto.so.3 */
     CA_E_CURSOR = -8,   /* the cursor does not belong to this call */
     CA_E_SOURCE = -9,   /* the source has gone */
-    CA_E_UNSUPPORTED = -10 /* the host lacks what this needs */
+    CA_E_UNSUPPORTED = -10, /* the host lacks what this needs */
+    CA_E_PROTOCOL = -20 /* the peer domain broke the protocol */
 };
 
 /* Why an address could not be used; order as in src/vmi/memory.ts FaultReason. */

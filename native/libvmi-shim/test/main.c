@@ -35,6 +35,7 @@ int main(void) {
     RUN(test_threads);
     RUN(test_xen);
     RUN(test_libvmi);
+    RUN(test_vchan);
     printf("%u checks passed\n", checks);
     return 0;
 }

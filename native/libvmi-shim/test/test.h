@@ -50,5 +50,6 @@ void test_scan(void);
 void test_threads(void);
 void test_xen(void);
 void test_libvmi(void);
+void test_vchan(void);
 
 #endif

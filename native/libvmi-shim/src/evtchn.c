@@ -1,0 +1,71 @@
+/* Event channels through /dev/xen/evtchn, and how Node comes to poll a device. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "evtchn.h"
+
+/* include/uapi/xen/evtchn.h of Linux. */
+#define EVTCHN_BIND_INTERDOMAIN _IOC(_IOC_NONE, 'E', 1, 8)
+#define EVTCHN_BIND_UNBOUND_PORT _IOC(_IOC_NONE, 'E', 2, 4)
+#define EVTCHN_NOTIFY _IOC(_IOC_NONE, 'E', 4, 4)
+
+int32_t ca_device_open(const char *path, const char *module) {
+    int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    if (fd >= 0) return fd;
+    if (errno == EACCES || errno == EPERM)
+        return ca_fail(CA_E_UNSUPPORTED, "%s may not be opened by this user: run as root, or give the user the device", path);
+    if (errno == ENOENT || errno == ENODEV)
+        return ca_fail(CA_E_UNSUPPORTED, "%s is missing: in a domain of Xen, modprobe %s", path, module);
+    return ca_fail(CA_E_UNSUPPORTED, "%s can not be opened: %s", path, strerror(errno));
+}
+
+int32_t ca_evtchn_open(uint32_t domid, uint32_t remote, void *port) {
+    if (port == NULL || domid > 0x7fef) return ca_fail(CA_E_ARGUMENT, "%u is no number of a domain", domid);
+    int32_t fd = ca_device_open("/dev/xen/evtchn", "xen-evtchn");
+    if (fd < 0) return fd;
+    uint32_t bind[2] = {domid, remote};
+    int local = remote == CA_EVTCHN_UNBOUND ? ioctl(fd, EVTCHN_BIND_UNBOUND_PORT, bind)
+                                            : ioctl(fd, EVTCHN_BIND_INTERDOMAIN, bind);
+    if (local < 0) {
+        int error = errno;
+        close(fd);
+        if (error == ESRCH) return ca_fail(CA_E_OPEN, "there is no domain %u", domid);
+        if (remote != CA_EVTCHN_UNBOUND && error == EINVAL)
+            return ca_fail(CA_E_OPEN, "domain %u has no event channel %u for this domain to bind", domid, remote);
+        return ca_fail(CA_E_SOURCE, "no event channel with domain %u could be had: %s", domid, strerror(error));
+    }
+    uint32_t number = (uint32_t)local;
+    memcpy(port, &number, sizeof number);
+    return fd;
+}
+
+int32_t ca_evtchn_notify(int32_t fd, uint32_t port) {
+    if (ioctl(fd, EVTCHN_NOTIFY, &port) == 0) return CA_OK;
+    return ca_fail(CA_E_SOURCE, "event channel %u could not be notified: %s", port, strerror(errno));
+}
+
+int32_t ca_evtchn_unmask(int32_t fd, uint32_t port) {
+    if (write(fd, &port, sizeof port) == (ssize_t)sizeof port) return CA_OK;
+    return ca_fail(CA_E_SOURCE, "event channel %u could not be unmasked: %s", port, strerror(errno));
+}
+
+int32_t ca_evtchn_close(int32_t fd) {
+    return close(fd) == 0 ? CA_OK : ca_fail(CA_E_HANDLE, "descriptor %d is not open", (int)fd);
+}
+
+int32_t ca_poll_new(void) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return ca_fail(CA_E_NOMEM, "no pipe: %s", strerror(errno));
+    /* Only a place in the table of descriptors, of a kind that Node takes; nothing goes through it. */
+    close(ends[1]);
+    return ends[0];
+}
+
+int32_t ca_poll_join(int32_t fd, int32_t source) {
+    if (fd < 0 || fd == source || dup3(source, fd, O_CLOEXEC) != fd)
+        return ca_fail(CA_E_HANDLE, "descriptor %d can not be polled as %d: %s", (int)source, (int)fd, strerror(errno));
+    return CA_OK;
+}
