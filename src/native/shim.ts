@@ -70,6 +70,7 @@ const CODES: Readonly<Record<number, CloudAppErrorCode>> = {
   [-8]: 'ERR_CLOUDAPP_NATIVE',
   [-9]: 'ERR_CLOUDAPP_SOURCE',
   [-10]: 'ERR_CLOUDAPP_UNSUPPORTED',
+  [-20]: 'ERR_CLOUDAPP_PROTOCOL',
 }
 
 /** Passes a result that is no error on, and throws a negative one as a CloudAppError with the native text. */

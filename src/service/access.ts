@@ -14,10 +14,11 @@ export type VmFilter = 'all' | readonly string[]
  */
 export type AccessHook = (peer: PeerIdentity) => VmFilter
 
-/** Root, and the user this process runs as, see all; nobody else sees anything. */
+/** Root, and the user this process runs as, see all; a domain sees what is about itself; nobody else sees anything. */
 export const ownUserOnly: AccessHook = (peer) => {
   if (peer.kind === 'memory') return 'all'
   if (peer.kind === 'tls') return []
+  if (peer.kind === 'vchan') return peer.uuid === undefined ? [] : [peer.uuid]
   return peer.uid === 0 || peer.uid === process.getuid?.() ? 'all' : []
 }
 

@@ -6,6 +6,16 @@ export type PeerIdentity =
   | { readonly kind: 'unix'; readonly uid: number; readonly gid: number; readonly pid: number }
   /** The key the peer proved in its TLS handshake, and where the connection came from, which proves nothing. */
   | { readonly kind: 'tls'; readonly key: `ed25519:${string}`; readonly address: string }
+  /**
+   * Another domain of this Xen host, by the number the hypervisor knows it by. A number says little: `uuid` is what dom0
+   * wrote of that domain in xenstore, where no other domain can, and undefined if it wrote nothing. `local` is this side.
+   */
+  | {
+      readonly kind: 'vchan'
+      readonly domid: number
+      readonly uuid: string | undefined
+      readonly local: { readonly domid: number; readonly uuid: string | undefined }
+    }
   /** The other half of a pair inside this process. */
   | { readonly kind: 'memory'; readonly name: string }
 
@@ -62,6 +72,8 @@ export function quotaGroup(peer: PeerIdentity): string {
       return `uid ${peer.uid}`
     case 'tls':
       return `address ${peer.address.slice(0, peer.address.lastIndexOf(':'))}`
+    case 'vchan':
+      return `domain ${peer.domid}`
     case 'memory':
       return 'memory'
   }
@@ -72,6 +84,8 @@ export function peerName(peer: PeerIdentity): string {
   switch (peer.kind) {
     case 'unix':
       return `uid ${peer.uid}`
+    case 'vchan':
+      return `domain ${peer.domid} ${peer.uuid ?? 'unknown'}`
     case 'tls':
       return peer.key
     case 'memory':

@@ -13,3 +13,14 @@ export { memoryChannelPair } from './memory.js'
 export { openSession, SESSION_LIMITS, type Session, type SessionLimits, type SessionOptions } from './session.js'
 export { type ConnectTlsOptions, connectTls, type ListenTlsOptions, listenTls, type TlsKey } from './tls.js'
 export { type ConnectUnixOptions, connectUnix, type ListenUnixOptions, listenUnix } from './unix.js'
+export { EventChannel } from './xen/event-channel.js'
+export { GRANT_PAGE, GrantedPages, GrantTable } from './xen/grant-table.js'
+export { type ConnectVchanOptions, connectVchan, type ServeVchanOptions, serveVchan, VCHAN_RING } from './xen/vchan.js'
+export {
+  StoreKeys,
+  type StorePermission,
+  StoreTransaction,
+  XenStore,
+  type XenStoreOptions,
+} from './xen/xenstore.js'
+export type { StoreEvent } from './xen/xenstore-watch.js'

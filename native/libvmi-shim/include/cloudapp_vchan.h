@@ -71,8 +71,7 @@ CA_API int32_t ca_vchan_pair(uint32_t bytes, void *handles, void *info);
 
 /* Flags of ca_vchan_turn. */
 enum ca_vchan_flags {
-    CA_VCHAN_EVENT = 1, /* its descriptor was readable and has been read: take further events */
-    CA_VCHAN_WAKE = 2   /* wake on data though nothing is read in this call */
+    CA_VCHAN_EVENT = 1 /* its descriptor was readable and has been read: take further events */
 };
 
 /* What a peer is, status[2]. */

@@ -225,7 +225,7 @@ static int32_t take_turn(struct ca_vchan *vchan, uint32_t flags, uint32_t spin_u
     }
     if (result != CA_OK) return result;
     uint32_t bits = (turn->out_left > 0 ? CA_VCHAN_NOTIFY_READ : 0) |
-                    (turn->ready == 0 && (reads || flags & CA_VCHAN_WAKE) ? CA_VCHAN_NOTIFY_WRITE : 0);
+                    (turn->ready == 0 && reads ? CA_VCHAN_NOTIFY_WRITE : 0);
     if (bits == 0) return CA_OK;
     ask(vchan, bits);
     result = copy(vchan, turn);
