@@ -2,7 +2,7 @@
  * The other end of a vchan, over Debian's libxenvchan: what our end is compared with, and must understand.
  *   vchan-peer server|client DOMID PATH RING MODE [ARGUMENTS]
  *     echo                 writes back what it reads, until the peer closes
- *     drive MOST           pieces of 1, 2, ... MOST bytes, each expected back; "drove N bytes"
+ *     drive MOST           pieces of 1, 2, ... 20, 22, ... up to MOST bytes, each expected back; "drove N bytes"
  *     source BYTES PIECE   writes so much and closes when the peer has read it
  *     sink BYTES PIECE     reads so much; "MB/s X"
  *     ping COUNT           one-byte round trips; "us X" (the median)
@@ -59,7 +59,7 @@ static void drive(struct libxenvchan *vchan, unsigned long most) {
     unsigned char *out = malloc(most), *in = malloc(most);
     unsigned long sent = 0, got = 0;
     vchan->blocking = 0;
-    for (unsigned long size = 1; size <= most; size += size < 2200 ? 1 : 997) {
+    for (unsigned long size = 1; size <= most; size += 1 + size / 20) {
         for (unsigned long i = 0; i < size; i++) out[i] = pattern(sent + i);
         for (unsigned long put = 0, have = 0; have < size;) {
             int n = put < size ? vchan_write(vchan, out + put, size - put) : 0;

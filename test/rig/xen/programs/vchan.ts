@@ -39,7 +39,7 @@ async function echo(channel: Channel): Promise<void> {
 async function drive(channel: Channel, most: number): Promise<void> {
   let sent = 0
   let got = 0
-  for (let size = 1; size <= most; size += size < 2200 ? 1 : 997) {
+  for (let size = 1; size <= most; size += 1 + Math.floor(size / 20)) {
     channel.write(new Uint8Array(size).map((_, i) => pattern(sent + i)))
     sent += size
     while (got < sent) {
