@@ -25,6 +25,13 @@ const RIG = [
   'linux-image-amd64',
   'linux-headers-amd64',
   'debian-archive-keyring',
+  // A Xen with XSM, and its policies.
+  'dpkg-dev',
+  'bison',
+  'flex',
+  'python3',
+  'm4',
+  'checkpolicy',
 ]
 
 const say = (text) => process.stdout.write(`set-up: ${text}\n`)

@@ -38,6 +38,7 @@ export const SIGNATURES = {
   ca_xen_domains: ['i32', ['u32', 'buf', 'u32']],
   ca_xen_store: ['i32', ['buf', 'buf', 'u32']],
   ca_xen_open: ['i32', ['u32', 'u32', 'u64']],
+  ca_xen_probe: ['i32', ['i32']],
   ca_xen_counts: ['i32', ['i32', 'buf']],
   ca_xen_vcpu: ['i32', ['u32', 'u32', 'buf']],
   ca_xen_pause: ['i32', ['u32']],
@@ -92,3 +93,5 @@ export const CA_MORE = 1
 /** Flags of the verbs and of ca_mem_open_file. */
 export const CA_KEEP = 1
 export const CA_OPEN_WRITE = 1
+/** Of ca_xen_open: a domain that may map the other and perhaps nothing else. */
+export const CA_XEN_DIRECT = 256

@@ -39,6 +39,18 @@ CA_API int32_t ca_xen_store(const void *path, void *value, uint32_t size);
  */
 CA_API int32_t ca_xen_open(uint32_t domid, uint32_t flags, uint64_t cache_bytes);
 
+/*
+ * Flag of ca_xen_open: this domain is no control domain and may, by FLASK, map the other and perhaps nothing else. Nothing
+ * else is asked of Xen then; where the memory ends is found by mapping if Xen does not say.
+ */
+#define CA_XEN_DIRECT 256u
+
+/*
+ * Asks Xen for one page that is mapped already: CA_OK while it gives it, CA_E_SOURCE once the domain has gone, CA_E_REVOKED once
+ * Xen refuses, and then nothing stays mapped. Each verb does the same when it comes upon a refusal.
+ */
+CA_API int32_t ca_xen_probe(int32_t mem);
+
 /* How many times Xen was asked to map since the handle was opened, and how many pages are mapped now. */
 CA_API int32_t ca_xen_counts(int32_t mem, void *counts);
 

@@ -32,13 +32,15 @@ struct run {
 struct domain {
     uint32_t domid;
     int prot;
-    bool ended; /* Xen no longer knows the domain */
+    bool ended;   /* Xen no longer knows the domain */
+    bool refused; /* Xen does not, or no longer, let us map it */
     const struct ca_xen *xen;
     void *foreign;
     struct ca_ledger_file file; /* of the breakpoints in this domain; none where there can be no agent */
     uint8_t uuid[16];
     uint8_t cover[CA_PAGE]; /* a page with breakpoints, without them */
     uint32_t call;
+    uint64_t probe; /* a frame that was there when we began */
     uint64_t maps, pages;
     uint64_t count; /* runs from 0 to the end of the memory */
     uint64_t *ram;  /* one bit a run: it holds RAM, as far as its first and last page tell */
@@ -52,6 +54,9 @@ static uint32_t bucket_of(const struct domain *d, uint64_t number) {
     return (uint32_t)((number * 0x9e3779b97f4a7c15ull) >> 32) & (d->buckets - 1);
 }
 
+/* By FLASK (EACCES), or by the kernel's own xen-privcmd (EPERM). */
+static bool refusal(int error) { return error == EACCES || error == EPERM || error == -EACCES || error == -EPERM; }
+
 /* Maps `count` frames; errors[i] is 0 or an errno. NULL if none could be mapped. */
 static uint8_t *map(struct domain *d, const uint64_t *frames, uint32_t count, int *errors) {
     d->maps++;
@@ -60,9 +65,12 @@ static uint8_t *map(struct domain *d, const uint64_t *frames, uint32_t count, in
     uint8_t *base = d->xen->foreign_map(d->foreign, d->domid, d->prot, count, frames, errors);
     if (base == NULL) {
         if (errno == ESRCH) d->ended = true;
+        if (refusal(errno)) d->refused = true;
         for (uint32_t i = 0; i < count; i++)
             if (errors[i] == 0) errors[i] = EINVAL;
     }
+    for (uint32_t i = 0; i < count; i++)
+        if (CA_UNLIKELY(refusal(errors[i]))) d->refused = true;
     return base;
 }
 
@@ -231,7 +239,7 @@ static uint64_t xen_next(struct ca_mem *mem, uint64_t gpa) {
 /* Which runs hold RAM: asks for the first and the last page of each, many in a call. */
 static void survey(struct domain *d) {
     memset(d->ram, 0, (d->count + 63) / 64 * 8);
-    for (uint64_t first = 0; first < d->count && !d->ended; first += RUN_PAGES / 2) {
+    for (uint64_t first = 0; first < d->count && !d->ended && !d->refused; first += RUN_PAGES / 2) {
         uint64_t frames[RUN_PAGES];
         int errors[RUN_PAGES];
         uint32_t count = 0;
@@ -243,7 +251,9 @@ static void survey(struct domain *d) {
         if (base == NULL) continue;
         for (uint32_t i = 0; i < count; i++) {
             uint64_t run = first + i / 2;
-            if (errors[i] == 0) d->ram[run / 64] |= 1ull << (run % 64);
+            if (errors[i] != 0) continue;
+            d->ram[run / 64] |= 1ull << (run % 64);
+            if (d->probe == UINT64_MAX) d->probe = frames[i];
         }
         d->xen->foreign_unmap(d->foreign, base, count);
     }
@@ -252,6 +262,11 @@ static void survey(struct domain *d) {
 static int32_t xen_begin(struct ca_mem *mem) {
     struct domain *d = mem->state;
     if (d->ended) return ca_fail(CA_E_SOURCE, "domain %u has gone", d->domid);
+    if (d->refused) {
+        /* What is still mapped would go on being readable: a right that was taken back ends here. */
+        forget_all(d);
+        return ca_fail(CA_E_REVOKED, "Xen no longer lets this domain map domain %u", d->domid);
+    }
     d->call++;
     /* A page taken away while it is mapped raises SIGBUS, as in a file that shrinks. */
     return ca_guard_arm();
@@ -309,21 +324,52 @@ static struct domain *new_domain(uint32_t limit, uint64_t frames) {
     }
     memset(d->bucket, 0xff, d->buckets * sizeof *d->bucket);
     d->newest = d->oldest = NONE;
+    d->probe = UINT64_MAX;
     for (uint32_t i = 0; i < limit; i++) d->runs[i].chain = i + 1 < limit ? i + 1 : NONE;
     d->free = 0;
     return d;
 }
 
-int32_t ca_xen_open(uint32_t domid, uint32_t flags, uint64_t cache_bytes) {
-    if ((flags & ~CA_OPEN_WRITE) != 0 || (cache_bytes != 0 && cache_bytes < RUN_BYTES) || cache_bytes > MAX_CACHE)
-        return ca_fail(CA_E_ARGUMENT, "flags are wrong, or the cache is not between 2 MiB and 64 GiB");
+/* Where the memory of a domain that may only be mapped ends: what Xen would say by XENMEM_maximum_gpfn is not ours to ask. */
+struct extent {
     const struct ca_xen *xen;
-    int32_t result = ca_xen_load(&xen);
-    if (result != CA_OK) return result;
+    void *foreign;
+    uint32_t domid;
+    bool refused;
+};
+
+/* Above the last RAM there can be a hole (below 4 GiB, for devices) of up to 2 GiB, but none of 4. */
+#define HOLE (4ull << 30)
+#define PROBES RUN_PAGES
+
+static uint64_t last_by_mapping(struct extent *e) {
+    uint64_t last = UINT64_MAX;
+    uint64_t until = HOLE;
+    for (uint64_t at = 0; at < until && at < MAX_RUNS << RUN_SHIFT; at += (uint64_t)PROBES << RUN_SHIFT) {
+        uint64_t frames[PROBES];
+        int errors[PROBES] = {0};
+        for (uint32_t i = 0; i < PROBES; i++) frames[i] = (at >> 12) + ((uint64_t)i << 9);
+        errno = 0;
+        uint8_t *base = e->xen->foreign_map(e->foreign, e->domid, PROT_READ, PROBES, frames, errors);
+        if (base == NULL && refusal(errno)) e->refused = true;
+        for (uint32_t i = 0; i < PROBES; i++) {
+            if (refusal(errors[i])) e->refused = true;
+            if (base == NULL || errors[i] != 0) continue;
+            /* The whole run: its missing pages are found when they are asked for. */
+            last = frames[i] + RUN_PAGES - 1;
+            until = ((last + 1) << 12) + HOLE;
+        }
+        if (base != NULL) e->xen->foreign_unmap(e->foreign, base, PROBES);
+        if (e->refused) break;
+    }
+    return last;
+}
+
+/* The last frame of a domain; what a domain with all rights asks Xen for. */
+static int32_t measure(const struct ca_xen *xen, uint32_t domid, uint8_t uuid[16], uint64_t *last) {
     struct ca_xen_domain domain;
-    uint64_t last = 0;
-    ca_xen_lock();
-    result = ca_xen_find(xen, domid, &domain);
+    int32_t result = ca_xen_find(xen, domid, &domain);
+    if (result == CA_OK) memcpy(uuid, domain.uuid, sizeof domain.uuid);
     if (result == CA_OK && (domain.flags & CA_XEN_HVM) == 0)
         result = ca_fail(CA_E_UNSUPPORTED,
                          "domain %u is a PV guest: its page tables hold machine addresses, which need Xen's own table of "
@@ -331,44 +377,96 @@ int32_t ca_xen_open(uint32_t domid, uint32_t flags, uint64_t cache_bytes) {
                          domid);
     if (result == CA_OK && (domain.flags & CA_XEN_DYING) != 0) result = ca_fail(CA_E_OPEN, "domain %u is going", domid);
     /* A negative int where it is an error, the frame otherwise. */
-    if (result == CA_OK && xen->last_frame(xen->control, domid, &last) < 0) result = ca_xen_failed("measure", domid);
-    ca_xen_unlock();
-    if (result != CA_OK) return result;
-    if (last >= 1ull << 40) return ca_fail(CA_E_SOURCE, "domain %u has frames beyond 52 bits", domid);
+    if (result == CA_OK && xen->last_frame(xen->control, domid, last) < 0) result = ca_xen_failed("measure", domid);
+    return result;
+}
 
+/* The same of a domain that lets us map it, and perhaps nothing else. */
+static int32_t measure_direct(const struct ca_xen *xen, void *foreign, uint32_t domid, uint64_t *last) {
+    if (xen->last_frame(xen->control, domid, last) >= 0) return CA_OK;
+    struct extent extent = {xen, foreign, domid, false};
+    *last = last_by_mapping(&extent);
+    if (extent.refused) {
+        errno = EACCES;
+        return ca_xen_failed("map", domid);
+    }
+    return *last == UINT64_MAX ? ca_fail(CA_E_OPEN, "domain %u has no memory, or there is none", domid) : CA_OK;
+}
+
+int32_t ca_xen_open(uint32_t domid, uint32_t flags, uint64_t cache_bytes) {
+    if ((flags & ~(CA_OPEN_WRITE | CA_XEN_DIRECT)) != 0 || (cache_bytes != 0 && cache_bytes < RUN_BYTES) ||
+        cache_bytes > MAX_CACHE)
+        return ca_fail(CA_E_ARGUMENT, "flags are wrong, or the cache is not between 2 MiB and 64 GiB");
+    const struct ca_xen *xen;
+    int32_t result = ca_xen_load(&xen);
+    if (result != CA_OK) return result;
+    uint64_t last = 0;
+    uint8_t uuid[16] = {0};
+    struct ca_mem *mem = NULL;
+    struct domain *d = NULL;
+    void *foreign = xen->foreign_open(NULL, 0);
+    if (foreign == NULL) return ca_fail(CA_E_UNSUPPORTED, "foreign memory can not be opened: %s", strerror(errno));
+    ca_xen_lock();
+    result = (flags & CA_XEN_DIRECT) != 0 ? measure_direct(xen, foreign, domid, &last) : measure(xen, domid, uuid, &last);
+    ca_xen_unlock();
+    if (result != CA_OK) goto failed;
+    if (last >= 1ull << 40) {
+        result = ca_fail(CA_E_SOURCE, "domain %u has frames beyond 52 bits", domid);
+        goto failed;
+    }
     uint64_t limit = (cache_bytes == 0 ? DEFAULT_CACHE : cache_bytes) / RUN_BYTES;
-    struct ca_mem *mem = calloc(1, sizeof *mem);
-    struct domain *d = new_domain((uint32_t)limit, last + 1);
-    void *foreign = mem == NULL || d == NULL ? NULL : xen->foreign_open(NULL, 0);
-    if (foreign == NULL) {
-        result = mem == NULL || d == NULL
-                     ? ca_fail(CA_E_NOMEM, "out of memory")
-                     : ca_fail(CA_E_UNSUPPORTED, "foreign memory can not be opened: %s", strerror(errno));
+    mem = calloc(1, sizeof *mem);
+    d = new_domain((uint32_t)limit, last + 1);
+    if (mem == NULL || d == NULL) {
+        result = ca_fail(CA_E_NOMEM, "out of memory");
         goto failed;
     }
     d->domid = domid;
     d->prot = (flags & CA_OPEN_WRITE) != 0 ? PROT_READ | PROT_WRITE : PROT_READ;
     d->xen = xen;
     d->foreign = foreign;
-    memcpy(d->uuid, domain.uuid, sizeof d->uuid);
-    /* Without a ledger there is nobody here who patches: an unprivileged domain, or a process without /run. */
-    ca_ledger_open(&d->file, domid, d->uuid, false);
+    memcpy(d->uuid, uuid, sizeof d->uuid);
+    /* Without a ledger there is nobody here who patches: a service domain, or a process without /run. */
+    if ((flags & CA_XEN_DIRECT) == 0) ca_ledger_open(&d->file, domid, d->uuid, false);
     survey(d);
+    if (d->refused) {
+        errno = EACCES;
+        result = ca_xen_failed((flags & CA_OPEN_WRITE) != 0 ? "map for writing" : "map", domid);
+        goto failed;
+    }
     mem->ops = &xen_backend;
     mem->state = d;
     mem->writable = (flags & CA_OPEN_WRITE) != 0;
     mem->end = (last + 1) * CA_PAGE;
     result = d->pages == 0 && d->ended ? ca_fail(CA_E_OPEN, "there is no domain %u", domid) : ca_mem_register(mem);
     if (result > 0) return result;
-    xen->foreign_close(foreign);
-    ca_ledger_close(&d->file);
 failed:
+    xen->foreign_close(foreign);
     if (d != NULL) {
+        ca_ledger_close(&d->file);
         free(d->ram);
         free(d->bucket);
     }
     free(d);
     free(mem);
+    return result;
+}
+
+int32_t ca_xen_probe(int32_t handle) {
+    struct ca_mem *mem;
+    int32_t result = ca_enter(handle, CA_KEEP, &mem);
+    if (result != CA_OK) return result;
+    if (mem->ops == &xen_backend) {
+        struct domain *d = mem->state;
+        uint64_t frame = d->probe == UINT64_MAX ? 0 : d->probe;
+        int error;
+        uint8_t *base = map(d, &frame, 1, &error);
+        if (base != NULL) d->xen->foreign_unmap(d->foreign, base, 1);
+        if (d->ended || d->refused) result = xen_begin(mem);
+    } else {
+        result = ca_fail(CA_E_ARGUMENT, "the handle is of no Xen domain");
+    }
+    ca_leave(mem);
     return result;
 }
 

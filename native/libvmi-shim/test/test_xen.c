@@ -12,7 +12,7 @@
 #define RUN (2u << 20)
 
 static int file;
-static bool missing[FRAMES], gone;
+static bool missing[FRAMES], gone, unmappable, blind;
 static unsigned live, most, calls;
 static int pauses;
 
@@ -32,6 +32,12 @@ static void *map(void *handle, uint32_t domid, int prot, size_t pages, const uin
     if (gone) {
         errno = ESRCH;
         return NULL;
+    }
+    if (unmappable || (blind && (prot & PROT_WRITE) != 0)) {
+        /* As Linux reports what FLASK refuses: page by page. */
+        for (size_t i = 0; i < pages; i++) errors[i] = EACCES;
+        live++;
+        return mmap(NULL, pages * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     }
     uint8_t *base = mmap(NULL, pages * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(base != MAP_FAILED);
@@ -54,7 +60,7 @@ static int unmap(void *handle, void *at, size_t pages) {
 static int list(void *control, uint32_t first, unsigned count, void *rows) {
     (void)control;
     CHECK(count == 1);
-    if (first > 8 || gone) return 0;
+    if (first > 8 || gone || blind) return 0;
     uint32_t *words = rows;
     bool pv = first == 8;
     *(uint16_t *)rows = pv ? 8 : 7;
@@ -68,6 +74,10 @@ static int list(void *control, uint32_t first, unsigned count, void *rows) {
 
 static int last(void *control, uint32_t domid, uint64_t *frame) {
     (void)control, (void)domid;
+    if (blind) {
+        errno = EACCES;
+        return -1;
+    }
     *frame = FRAMES - 1;
     return 0;
 }
@@ -253,6 +263,42 @@ static void writes_and_revokes(void) {
     ca_mem_close(mem);
 }
 
+/* A domain that Xen lets map the other, and ask nothing. */
+static void is_direct(void) {
+    uint64_t value;
+    blind = true;
+    CHECK_EQUAL(ca_xen_open(7, 0, 0), CA_E_OPEN);
+    CHECK_EQUAL(ca_xen_open(7, CA_XEN_DIRECT | CA_OPEN_WRITE, 0), CA_E_UNSUPPORTED);
+    int32_t mem = ca_xen_open(7, CA_XEN_DIRECT, 0);
+    CHECK(mem > 0);
+    /* Found to the end, over the hole. */
+    CHECK_EQUAL(ca_mem_end(mem), (uint64_t)FRAMES * PAGE);
+    CHECK_EQUAL(read_at(mem, 0, 23 * RUN, &value, 8, NULL), 0);
+    CHECK_EQUAL(value, word_of(23 * RUN));
+    CHECK_EQUAL(read_at(mem, 0, 6 * RUN, &value, 8, NULL), CA_F_OUTSIDE_RAM);
+    CHECK_EQUAL(ca_xen_probe(mem), CA_OK);
+    CHECK(live > 0);
+    /* Taken back: what was mapped goes, and stays away when the right comes again. */
+    unmappable = true;
+    CHECK_EQUAL(ca_xen_probe(mem), CA_E_REVOKED);
+    CHECK_EQUAL(live, 0);
+    CHECK_EQUAL(ca_xen_open(7, CA_XEN_DIRECT, 0), CA_E_UNSUPPORTED);
+    unmappable = false;
+    CHECK_EQUAL(ca_xen_probe(mem), CA_E_REVOKED);
+    ca_mem_close(mem);
+    /* A verb that meets the refusal ends the rest. */
+    mem = ca_xen_open(7, CA_XEN_DIRECT, 0);
+    CHECK_EQUAL(read_at(mem, 0, RUN, &value, 8, NULL), 0);
+    unmappable = true;
+    CHECK_EQUAL(read_at(mem, 0, 2 * RUN, &value, 8, NULL), CA_F_OUTSIDE_RAM);
+    uint64_t counts[2];
+    CHECK_EQUAL(ca_xen_counts(mem, counts), CA_E_REVOKED);
+    CHECK_EQUAL(live, 0);
+    ca_mem_close(mem);
+    unmappable = blind = false;
+    CHECK_EQUAL(ca_xen_probe(mem), CA_E_HANDLE);
+}
+
 static void describes(void) {
     uint64_t rows[3 * CA_XEN_DOMAIN_WORDS], vcpu[CA_XEN_VCPU_WORDS];
     CHECK_EQUAL(ca_xen_domains(0, rows, 3), 2);
@@ -286,6 +332,7 @@ void test_xen(void) {
     searches();
     comes_and_goes();
     writes_and_revokes();
+    is_direct();
     close(file);
     ca_xen_use(NULL);
 }

@@ -6,6 +6,8 @@ import { domainOf } from './xen-domains.js'
 
 /** CA_XEN_VCPU_WORDS. */
 const WORDS = 14
+/** HVM_MAX_VCPUS (xen/hvm/hvm_info_table.h): what a domain can have. */
+const MAX_VCPUS = 128
 /** CA_E_OPEN: the vCPU is not up. */
 const NOT_UP = -3
 
@@ -14,18 +16,21 @@ export class XenVcpus implements VcpuReader {
   readonly #shim: Shim
   readonly #domid: number
 
-  constructor(shim: Shim, domid: number) {
+  readonly #blind: boolean
+
+  /** @param options.blind Xen does not tell this domain how many vCPUs there are: each possible one is asked for. */
+  constructor(shim: Shim, domid: number, options: { readonly blind?: boolean } = {}) {
     this.#shim = shim
     this.#domid = domid
+    this.#blind = options.blind ?? false
   }
 
   /** vCPUs that are not up are left out. @throws CloudAppError ERR_CLOUDAPP_SOURCE, ERR_CLOUDAPP_ABORTED. */
   async registers(options: { readonly signal?: AbortSignal } = {}): Promise<VcpuRegisters[]> {
-    const domain = domainOf(this.#shim, this.#domid)
-    if (domain === undefined) throw new CloudAppError('ERR_CLOUDAPP_SOURCE', `domain ${this.#domid} has gone`)
     const vcpus: VcpuRegisters[] = []
     const words = new BigUint64Array(WORDS)
-    for (let index = 0; index <= domain.lastVcpu; index++) {
+    const last = this.#blind ? MAX_VCPUS - 1 : this.#lastVcpu()
+    for (let index = 0; index <= last; index++) {
       if (options.signal?.aborted === true) {
         throw new CloudAppError('ERR_CLOUDAPP_ABORTED', 'reading the registers was aborted', {
           cause: options.signal.reason,
@@ -37,6 +42,12 @@ export class XenVcpus implements VcpuReader {
       vcpus.push(registersOf(index, words))
     }
     return vcpus
+  }
+
+  #lastVcpu(): number {
+    const domain = domainOf(this.#shim, this.#domid)
+    if (domain === undefined) throw new CloudAppError('ERR_CLOUDAPP_SOURCE', `domain ${this.#domid} has gone`)
+    return domain.lastVcpu
   }
 }
 

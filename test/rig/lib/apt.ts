@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { cacheRoot, keyOf } from './cache.js'
 import { run } from './process.js'
@@ -56,14 +56,14 @@ export class Suite {
   ) {}
 
   /** Opens the suite; its package lists are fetched if they are missing or older than a day. */
-  static async open(name: string, options: RigOptions = {}): Promise<Suite> {
+  static async open(name: string, options: RigOptions = {}, kind: 'deb' | 'deb-src' = 'deb'): Promise<Suite> {
     const mirror = hostMirror()
-    const folder = path.join(cacheRoot, 'apt', `${name}-${keyOf(mirror)}`)
+    const folder = path.join(cacheRoot, 'apt', `${name}${kind === 'deb' ? '' : '-source'}-${keyOf(mirror)}`)
     for (const part of ['lists/partial', 'cache/archives/partial', 'parts']) {
       mkdirSync(path.join(folder, part), { recursive: true })
     }
     const sources = path.join(folder, 'sources.list')
-    writeFileSync(sources, `deb [signed-by=${mirror.keyring}] ${mirror.uri} ${name} main\n`)
+    writeFileSync(sources, `${kind} [signed-by=${mirror.keyring}] ${mirror.uri} ${name} main\n`)
     const settings = {
       'Dir::Etc::SourceList': sources,
       'Dir::Etc::SourceParts': path.join(folder, 'parts'),
@@ -100,5 +100,17 @@ export class Suite {
     return readdirSync(into)
       .filter((name) => name.endsWith('.deb'))
       .map((name) => path.join(into, name))
+  }
+
+  /** Downloads the source of a package and unpacks it, patched as Debian builds it, to a folder that must not exist. */
+  async source(name: string, into: string, options: RigOptions = {}): Promise<void> {
+    const parts = `${into}.dsc`
+    mkdirSync(parts)
+    // As the archive's index is signed and names the hash of each file, the file's own signature need not be checked again.
+    await run('apt-get', ['-q', ...this.options, 'source', '--download-only', name], { ...options, cwd: parts })
+    const description = readdirSync(parts).find((file) => file.endsWith('.dsc'))
+    if (description === undefined) throw new Error(`apt-get gave no source of ${name}`)
+    await run('dpkg-source', ['--no-check', '-x', path.join(parts, description), into], options)
+    rmSync(parts, { recursive: true })
   }
 }

@@ -1,0 +1,94 @@
+import { CloudAppError } from '../../errors.js'
+import { CA_OPEN_WRITE, CA_XEN_DIRECT } from '../../native/abi.js'
+import { checked, loadShim } from '../../native/shim.js'
+import { checkOptions } from '../../options.js'
+import type { VmIdentity } from '../guest.js'
+import { LocalMemory } from '../local.js'
+import { invalid } from '../local-check.js'
+import { LocalVm } from './local-vm.js'
+import { LAST_DOMID } from './xen-domains.js'
+import { XenPause } from './xen-pause.js'
+import { XenVcpus } from './xen-vcpus.js'
+
+/** What Xen lets this domain do to another, beside mapping it for reading. */
+export interface XenDirectRights {
+  readonly write?: boolean
+  /** Read the vCPUs' registers. */
+  readonly registers?: boolean
+  readonly pause?: boolean
+}
+
+export interface XenDirectOptions extends XenDirectRights {
+  /** The client's number on this host. */
+  readonly domid: number
+  /** Which VM that is, as whoever gave the right says: to ask Xen is a right of its own. */
+  readonly identity: VmIdentity
+  /** When the right ends, in ms since 1970 UTC: then the handle ends, whatever Xen says. */
+  readonly expires?: number
+  /** As of {@link XenOptions}. */
+  readonly mapped?: number
+}
+
+const OPTIONS = ['domid', 'identity', 'expires', 'mapped', 'write', 'registers', 'pause'] as const
+
+/** ms between two looks whether Xen still gives the memory. */
+const LOOK = 1000
+/** The longest a timer of Node's can be. */
+const MAX_TIMER = 2 ** 31 - 1
+
+/**
+ * Opens a VM from a service domain to which Xen itself gives rights over it (FLASK; docs/flask.md), without a broker between
+ * them. The service domain is a PV domain whose kernel has loaded xen-privcmd with `unrestricted=1`: what it may do is for Xen
+ * to say.
+ *
+ * Asks Xen for nothing but what the rights are for: with memory alone, where the memory ends is found by mapping. Once a second,
+ * and in every operation that maps, it sees whether Xen still gives the memory. When Xen refuses, everything that was mapped is
+ * unmapped and the VM ends with `ERR_CLOUDAPP_REVOKED`.
+ *
+ * @returns The VM; the caller closes it. `vcpus`, `pause` and `memory.write` are there as far as the rights say so.
+ * @throws CloudAppError `ERR_CLOUDAPP_UNSUPPORTED` if Xen or the kernel refuses (the message says what), `ERR_CLOUDAPP_SOURCE`
+ *   without such a domain, `ERR_CLOUDAPP_EXPIRED`, `ERR_CLOUDAPP_INVALID_ARGUMENT`.
+ */
+export async function openXenDirect(options: XenDirectOptions): Promise<LocalVm> {
+  checkOptions('openXenDirect', options, OPTIONS)
+  const { domid, identity, expires, mapped = 0, write: writable = false, registers = false } = options
+  if (!Number.isSafeInteger(domid) || domid < 0 || domid > LAST_DOMID)
+    throw invalid('domid must be the number of a domain')
+  if (!Number.isSafeInteger(mapped) || mapped < 0) throw invalid('mapped must be a number of bytes')
+  const { name } = identity
+  if (expires !== undefined && !(Date.now() < expires)) throw expired(name)
+  const shim = loadShim()
+  const flags = CA_XEN_DIRECT | (writable ? CA_OPEN_WRITE : 0)
+  const handle = checked(shim, shim.ca_xen_open(domid, flags, BigInt(mapped)))
+  const pause = options.pause === true ? new XenPause(shim, domid) : undefined
+  const timers: NodeJS.Timeout[] = []
+  const vm = new LocalVm({
+    identity,
+    memory: LocalMemory.over(shim, handle, { writable, ...(pause === undefined ? {} : { pause }) }),
+    ...(registers ? { vcpus: new XenVcpus(shim, domid, { blind: true }) } : {}),
+    ...(pause === undefined ? {} : { pause: () => pause.hold() }),
+    release: async () => {
+      for (const timer of timers) clearTimeout(timer)
+      await pause?.close()
+    },
+  })
+  // By whom it ends, the handle's close() reports; here nobody waits for it.
+  const end = (why: CloudAppError): void => void vm.end(why).catch(() => {})
+  const look = (): void => {
+    try {
+      checked(shim, shim.ca_xen_probe(handle))
+    } catch (cause) {
+      const code = CloudAppError.is(cause, 'ERR_CLOUDAPP_REVOKED') ? cause.code : 'ERR_CLOUDAPP_SOURCE'
+      end(new CloudAppError(code, cause instanceof Error ? cause.message : String(cause), { vm: name, cause }))
+    }
+  }
+  timers.push(setInterval(look, LOOK))
+  if (expires !== undefined) {
+    timers.push(setTimeout(() => end(expired(name)), Math.min(MAX_TIMER, expires - Date.now())))
+  }
+  for (const timer of timers) timer.unref()
+  return vm
+}
+
+const expired = (vm: string): CloudAppError =>
+  new CloudAppError('ERR_CLOUDAPP_EXPIRED', `the time of the right over ${vm} is over`, { vm })
