@@ -6,6 +6,7 @@ import { hostMirror, Suite } from '../../lib/apt.js'
 import { cached, keyOf } from '../../lib/cache.js'
 import { run } from '../../lib/process.js'
 import type { RigOptions } from '../../lib/types.js'
+import { bootXen, type XenHost, type XenOptions } from './host.js'
 
 const SUITE = 'bookworm'
 
@@ -33,6 +34,8 @@ const POLICY = ['tools/flask/policy', 'xen/xsm/flask/policy']
 export interface XsmXen {
   /** The hypervisor, as QEMU's multiboot loader takes it. */
   readonly hypervisor: string
+  /** Xen's own policy and nothing else: what the host boots with until another is loaded. */
+  readonly policy: string
   /** A folder with those parts of Xen's source that its policy is made of; see `buildPolicy`. */
   readonly source: string
 }
@@ -41,7 +44,7 @@ export interface XsmXen {
 export async function xsmXen(options: RigOptions = {}): Promise<XsmXen> {
   const folder = await cached(
     'xen-xsm',
-    keyOf(hostMirror(), SUITE, CONFIG, POLICY, 1),
+    keyOf(hostMirror(), SUITE, CONFIG, POLICY, 2),
     async (into) => {
       options.progress?.('building a Xen with XSM from the source of Debian (some minutes, once)')
       const suite = await Suite.open(SUITE, options, 'deb-src')
@@ -55,19 +58,22 @@ export async function xsmXen(options: RigOptions = {}): Promise<XsmXen> {
       await run('make', [...make, 'allnoconfig'], { ...options, env })
       await run('make', [...make, 'build'], { ...options, env, timeoutMs: 3_600_000 })
       cpSync(path.join(tree, 'xen/xen'), path.join(into, 'xen'))
+      const source = path.join(into, 'source')
       for (const part of POLICY) {
-        mkdirSync(path.join(into, 'source', path.dirname(part)), { recursive: true })
-        cpSync(path.join(tree, part), path.join(into, 'source', part), { recursive: true })
+        mkdirSync(path.join(source, path.dirname(part)), { recursive: true })
+        cpSync(path.join(tree, part), path.join(source, part), { recursive: true })
       }
+      writeFileSync(path.join(into, 'policy'), await buildPolicy({ module: '', changes: [], xenSource: source }))
       rmSync(tree, { recursive: true })
     },
     options,
   )
-  return { hypervisor: path.join(folder, 'xen'), source: path.join(folder, 'source') }
+  const at = (name: string): string => path.join(folder, name)
+  return { hypervisor: at('xen'), policy: at('policy'), source: at('source') }
 }
 
-/** Xen's own policy and nothing else: what the host boots with until another is loaded. */
-export async function basePolicy(options: RigOptions = {}): Promise<Uint8Array> {
-  const { source } = await xsmXen(options)
-  return buildPolicy({ module: '', changes: [], xenSource: source })
+/** Boots a Xen whose FLASK enforces Xen's own policy from the start. */
+export async function bootXsm(options: XenOptions = {}): Promise<XenHost> {
+  const { hypervisor, policy } = await xsmXen(options)
+  return bootXen({ ...options, hypervisor, append: 'flask=enforcing', multiboot: [policy] })
 }
