@@ -13,6 +13,7 @@ import { openVm } from '../vmi/sources/open.js'
 import { AuditLog, type AuditLogOptions } from './audit/log.js'
 import { Connection } from './connection.js'
 import type { BrokerCore } from './core.js'
+import { DirectClient } from './direct/client.js'
 import type { Lease } from './lease.js'
 import { Meter } from './meter.js'
 import { Recorder } from './recorder.js'
@@ -39,6 +40,8 @@ export interface BrokerOptions {
   readonly maxPauseMs?: number
   /** Opens a VM's source; `openVm` by default. */
   readonly open?: OpenSource
+  /** Socket of the supervisor of direct access (docs/flask.md), on a host where Xen enforces delegations. */
+  readonly supervisor?: string
 }
 
 export interface BrokerListenOptions {
@@ -66,7 +69,7 @@ export interface Broker extends AsyncDisposable {
   close(): Promise<void>
 }
 
-const OPTIONS = ['key', 'register', 'state', 'audit', 'maxPauseMs', 'open'] as const
+const OPTIONS = ['key', 'register', 'state', 'audit', 'maxPauseMs', 'open', 'supervisor'] as const
 
 /**
  * Opens a broker in this process.
@@ -117,6 +120,7 @@ class OpenBroker implements Broker {
       vms: new VmPool(register, options.open ?? openVm),
       maxPauseMs: options.maxPauseMs ?? 5000,
       leases: new Set(),
+      ...(options.supervisor === undefined ? {} : { direct: new DirectClient(options.supervisor) }),
       end: (lease, reason) => this.#end(lease, reason),
     }
     this.core.vms.onGone = (uuid, reason) => {

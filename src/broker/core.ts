@@ -3,6 +3,7 @@ import type { KeyPair } from '../capabilities/keys.js'
 import type { OwnerRegister } from '../capabilities/owners.js'
 import type { CloudAppError } from '../errors.js'
 import type { AuditLog } from './audit/log.js'
+import type { DirectClient } from './direct/client.js'
 import type { Lease } from './lease.js'
 import type { Meter } from './meter.js'
 import type { Recorder } from './recorder.js'
@@ -23,6 +24,8 @@ export interface BrokerCore {
   readonly maxPauseMs: number
   /** Live capabilities. */
   readonly leases: Set<Lease>
+  /** The supervisor of direct access; absent where Xen enforces nothing. */
+  readonly direct?: DirectClient
   /** Ends a lease, tells its holder, and records it. */
   end(lease: Lease, reason: CloudAppError): void
 }

@@ -28,6 +28,8 @@ export const TokenSchema = v.pipe(
 )
 export const KeySchema = publicKey
 export const BlockSchema = v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/, 'must be 32 hexadecimal digits'))
+/** Whether revoking also destroys the service domains that hold direct access. */
+export const HardSchema = v.optional(v.boolean(), false)
 export const JobSchema = v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(0)), 0)
 /** Of a subscription: the broker's memory, so less than a local subscriber may ask for. */
 export const BufferSchema = v.optional(

@@ -9,4 +9,5 @@ export {
   type OwnerConnection,
   type OwnerDelegateOptions,
 } from './client.js'
-export type { OwnLease, OwnVm } from './owner-target.js'
+export * from './direct/index.js'
+export type { OwnLease, OwnVm, Revoked } from './owner-target.js'

@@ -6,9 +6,10 @@ import type { Right } from '../capabilities/rights.js'
 import type { Moment } from '../capabilities/time.js'
 import { parseToken, type TokenText, tokenToText } from '../capabilities/token.js'
 import { CloudAppError } from '../errors.js'
+import { checkOptions } from '../options.js'
 import type { AuditHead } from './audit/types.js'
 import { type BrokerLink, type ConnectOptions, connectLink } from './link.js'
-import type { OwnLease, OwnVm } from './owner-target.js'
+import type { OwnLease, OwnVm, Revoked } from './owner-target.js'
 
 /** What an owner gives away. Further caveats of tokens may be given; what is absent is not limited. */
 export interface OwnerDelegateOptions extends Omit<Caveats, 'notBefore' | 'expires' | 'audience'> {
@@ -47,8 +48,13 @@ export interface OwnerConnection extends AsyncDisposable {
    * @throws CloudAppError `ERR_CLOUDAPP_NOT_FOUND` for a VM that is not the owner's, `ERR_CLOUDAPP_INVALID_ARGUMENT`.
    */
   delegate(options: OwnerDelegateOptions): Promise<Granted>
-  /** @returns how many live capabilities it ended */
-  revoke(blockId: string): Promise<{ ended: number }>
+  /**
+   * Takes a block back, and everything derived from it. `hard` also destroys the service domains that had direct access by it:
+   * what they have mapped, nothing else takes from them.
+   *
+   * @throws CloudAppError what kept direct access from ending; at the broker the block is revoked all the same.
+   */
+  revoke(blockId: string, options?: { readonly hard?: boolean }): Promise<Revoked>
   /** The broker's signed word on its audit log, to be kept: a log that is cut later is then found out. */
   auditHead(): Promise<AuditHead>
   readonly closed: AbortSignal
@@ -59,7 +65,7 @@ export interface OwnerConnection extends AsyncDisposable {
 interface OwnerStub {
   vms(): PromiseLike<OwnVm[]>
   leases(): PromiseLike<OwnLease[]>
-  revoke(block: string): PromiseLike<{ ended: number }>
+  revoke(block: string, hard: boolean): PromiseLike<Revoked>
   auditHead(): PromiseLike<AuditHead>
 }
 
@@ -139,8 +145,9 @@ class Owner implements OwnerConnection {
     return { token: tokenToText(token), blockId, expires: root?.narrowing.expires ?? 0, revoke }
   }
 
-  revoke(blockId: string): Promise<{ ended: number }> {
-    return this.#link.session.settle(this.#stub.revoke(blockId))
+  async revoke(blockId: string, options: { readonly hard?: boolean } = {}): Promise<Revoked> {
+    checkOptions('OwnerConnection.revoke', options, ['hard'])
+    return this.#link.session.settle(this.#stub.revoke(blockId, options.hard ?? false))
   }
 
   auditHead(): Promise<AuditHead> {

@@ -3,7 +3,8 @@ import type { PublicKey } from '../capabilities/keys.js'
 import { CloudAppError } from '../errors.js'
 import type { AuditHead } from './audit/types.js'
 import type { BrokerCore } from './core.js'
-import { BlockSchema, parseArgument } from './edge.js'
+import type { DirectEnd } from './direct/lease.js'
+import { BlockSchema, HardSchema, parseArgument } from './edge.js'
 
 /** A VM as its owner sees it at the broker. */
 export interface OwnVm {
@@ -21,6 +22,14 @@ export interface OwnLease {
   readonly rights: readonly string[]
   /** Milliseconds since 1970 UTC. */
   readonly expires: number
+}
+
+/** What revoking did. */
+export interface Revoked {
+  /** Live capabilities that ended, at the broker and direct ones. */
+  readonly ended: number
+  /** Names of service domains that were destroyed. */
+  readonly destroyed: readonly string[]
 }
 
 /** What the owner of VMs may do: see who uses what, and take it back. */
@@ -57,10 +66,12 @@ export class OwnerTarget extends RpcTarget {
 
   /**
    * Takes back a block of a chain this owner began, and everything derived from it. From the moment this is called nothing
-   * is given out under it; it resolves when that is on the disk and what ran has ended.
+   * is given out under it; it resolves when that is on the disk and what ran has ended, direct access included. `hard` also
+   * destroys the service domains that had direct access by it, and with them what they keep mapped.
    */
-  async revoke(block: unknown): Promise<{ ended: number }> {
+  async revoke(block: unknown, hard?: unknown): Promise<Revoked> {
     const id = parseArgument('block', BlockSchema, block)
+    const destroys = parseArgument('hard', HardSchema, hard)
     const core = this.#core
     const { state, clock, recorder } = core
     const durable = state.revoke(this.#owner, id, clock.now())
@@ -84,7 +95,31 @@ export class OwnerTarget extends RpcTarget {
       session: this.#session,
       details: { ended: hit.length },
     })
-    return { ended: hit.length }
+    const direct = await this.#endDirect(id, destroys)
+    return { ended: hit.length + direct.ended, destroyed: direct.destroyed }
+  }
+
+  /** @throws CloudAppError what kept the supervisor from it; the token is revoked all the same, and it tries again. */
+  async #endDirect(block: string, hard: boolean): Promise<DirectEnd> {
+    const { direct, recorder } = this.#core
+    if (direct === undefined) {
+      if (!hard) return { ended: 0, destroyed: [] }
+      const why = 'the broker knows of no supervisor of direct access: there is nothing to be destroyed'
+      throw new CloudAppError('ERR_CLOUDAPP_UNSUPPORTED', why)
+    }
+    const about = { action: 'direct.end', block, holder: this.#owner, session: this.#session }
+    try {
+      const end = await direct.end(this.#owner, block, hard)
+      for (const name of end.destroyed) {
+        await recorder.vital({ ...about, action: 'host.destroy', outcome: 'allowed', vm: name })
+      }
+      if (end.ended > 0) await recorder.vital({ ...about, outcome: 'allowed', details: { ended: end.ended, hard } })
+      return end
+    } catch (error) {
+      const code = CloudAppError.is(error) ? error.code : 'ERR_CLOUDAPP_SOURCE'
+      await recorder.vital({ ...about, outcome: 'failed', code, details: { hard } })
+      throw error
+    }
   }
 
   /** The broker's signed word on how far its audit log has come; with it, a log that was cut is found out. */

@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path'
 import type { PublicKey } from '../capabilities/keys.js'
 import { CloudAppError } from '../errors.js'
 import { type Deferred, deferred } from '../transport/deferred.js'
+import { reservePath } from './audit/lines.js'
 import { Reserve } from './audit/reserve.js'
 
 /** What a block has used of the limits it names itself. */
@@ -179,6 +180,33 @@ export class BrokerState {
     this.#length = (await stat(this.#path)).size
     this.#reserve.clear()
   }
+}
+
+/**
+ * What a broker has revoked, read beside it: a predicate by issuer and block, as things stand now.
+ *
+ * @throws CloudAppError `ERR_CLOUDAPP_NOT_FOUND` if no broker ever kept its state in `folder`, `ERR_CLOUDAPP_STORE` if it is
+ *   damaged.
+ */
+export async function readRevocations(folder: string): Promise<(issuer: PublicKey, block: string) => boolean> {
+  const path = join(folder, 'state.journal')
+  const read = async (file: string): Promise<string> => {
+    const bytes = await readFile(file)
+    const nul = bytes.indexOf(0)
+    // A line without its end is being written, or was torn: nobody was told that it holds.
+    const text = bytes.toString('utf8', 0, nul < 0 ? bytes.length : nul)
+    return text.slice(0, text.lastIndexOf('\n') + 1)
+  }
+  let lines: Line[]
+  try {
+    lines = [...parse(await read(path)), ...parse(await read(reservePath(path)))]
+  } catch (cause) {
+    if (CloudAppError.is(cause)) throw cause
+    if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') throw storeError('can not be read', cause)
+    throw new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', `${folder} is no broker's state folder`, { cause })
+  }
+  const revoked = new Set(lines.flatMap((line) => (line.kind === 'revoked' ? [`${line.issuer} ${line.block}`] : [])))
+  return (issuer, block) => revoked.has(`${issuer} ${block}`)
 }
 
 async function syncFolder(path: string): Promise<void> {

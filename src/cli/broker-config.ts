@@ -17,14 +17,15 @@ const MAX_CONFIG = 64 * 1024
 
 /**
  * Reads a broker's configuration: JSON with `key`, `register`, `state`, `socket` (a path, `tls:HOST:PORT`, or a list of
- * them), and optionally `mode` (of a unix socket, an octal string such as "0660"), `maxPauseMs` and `audit` (`path`, `fsync`, `intervalMs`, `segmentBytes`, `quota`). Relative
+ * them), and optionally `mode` (of a unix socket, an octal string such as "0660"), `maxPauseMs`, `supervisor` (the socket
+ * of `cloudapp flask supervise`) and `audit` (`path`, `fsync`, `intervalMs`, `segmentBytes`, `quota`). Relative
  * paths start at the file's folder.
  *
  * @throws CloudAppError `ERR_CLOUDAPP_NOT_FOUND`, `ERR_CLOUDAPP_INVALID_ARGUMENT`, `ERR_CLOUDAPP_UNKNOWN_OPTION`
  */
 export async function readBrokerConfig(file: string): Promise<BrokerConfig> {
   const config = parse(file, await readTextFile(file, MAX_CONFIG, 'the configuration'))
-  checkOptions(file, config, ['key', 'register', 'state', 'socket', 'mode', 'maxPauseMs', 'audit'])
+  checkOptions(file, config, ['key', 'register', 'state', 'socket', 'mode', 'maxPauseMs', 'audit', 'supervisor'])
   const folder = path.dirname(path.resolve(file))
   const at = (name: string) => path.resolve(folder, text(file, config, name))
   const audit = config.audit as BrokerOptions['audit'] | undefined
@@ -36,6 +37,7 @@ export async function readBrokerConfig(file: string): Promise<BrokerConfig> {
       key: await loadKey(at('key')),
       register: at('register'),
       state: at('state'),
+      ...(config.supervisor === undefined ? {} : { supervisor: at('supervisor') }),
       ...(maxPauseMs === undefined ? {} : { maxPauseMs: Number(maxPauseMs) }),
       ...(audit === undefined
         ? {}

@@ -4,7 +4,7 @@ import { inspectToken } from '../capabilities/inspect.js'
 import { type AddressRange, canonicalRanges } from '../capabilities/ranges.js'
 import type { MemoryScope, ProcessScope } from '../capabilities/scope.js'
 import { isoTime } from '../capabilities/time.js'
-import { tokenFromText, tokenToText } from '../capabilities/token.js'
+import { parseToken, tokenFromText, tokenToText } from '../capabilities/token.js'
 import { CloudAppError } from '../errors.js'
 import { addressOf, integerOf } from './arguments.js'
 import { type Arguments, type Invocation, type OptionSpec, UsageError } from './command.js'
@@ -150,4 +150,12 @@ export async function writeToken(file: string, token: string): Promise<void> {
     const why = code === 'EEXIST' ? 'exists already and is not overwritten' : `can not be written (${code})`
     throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `${file} ${why}; the token was not handed out`, { cause })
   }
+}
+
+/** A transport that a token may arrive on, if it names any: for a check that is not about how it came. */
+export function arrivingTransport(token: Uint8Array): { transport?: TransportName } {
+  const all = parseToken(token).blocks.map(({ narrowing }) => narrowing.transports)
+  const named = all.flatMap((list) => list ?? [])
+  const transport = named.find((name) => all.every((list) => list === undefined || list.includes(name)))
+  return transport === undefined ? {} : { transport }
 }

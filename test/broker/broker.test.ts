@@ -459,9 +459,9 @@ describe('an owner', () => {
     })
     const vm = await holder.redeem<'memory.read'>(granted.token)
     const stranger = await host.connectOwner(host.stranger)
-    expect(await stranger.revoke(granted.blockId)).toEqual({ ended: 0 })
+    expect(await stranger.revoke(granted.blockId)).toEqual({ ended: 0, destroyed: [] })
     expect(await read(vm)).toBe(0x1000)
-    expect(await owner.revoke(granted.blockId)).toEqual({ ended: 1 })
+    expect(await owner.revoke(granted.blockId)).toEqual({ ended: 1, destroyed: [] })
     await expect(vm.memory.read(one)).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_REVOKED' })
   })
 

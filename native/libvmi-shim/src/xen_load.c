@@ -201,12 +201,15 @@ int32_t ca_xen_failed(const char *what, uint32_t domid) {
     int error = errno;
     switch (error) {
     case ESRCH: return ca_fail(CA_E_OPEN, "there is no domain %u", domid);
+    /* The kernel's own xen-privcmd says EPERM in a domain that is no control domain (XSA-482), and FLASK EACCES. */
     case EPERM:
-    case EACCES:
         return ca_fail(CA_E_UNSUPPORTED,
-                       "Xen does not let this domain %s domain %u (%s): run in the control domain, or load xen-privcmd with "
-                       "unrestricted=1 and give this domain the right by FLASK",
+                       "this domain may not %s domain %u (%s): run in the control domain; a service domain needs xen-privcmd "
+                       "loaded with unrestricted=1, and rights by FLASK",
                        what, domid, strerror(error));
+    case EACCES:
+        return ca_fail(CA_E_UNSUPPORTED, "Xen does not let this domain %s domain %u: its FLASK policy gives no such right", what,
+                       domid);
     default: return ca_fail(CA_E_SOURCE, "Xen could not %s domain %u: %s", what, domid, strerror(error));
     }
 }

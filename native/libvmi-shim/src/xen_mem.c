@@ -33,7 +33,7 @@ struct domain {
     uint32_t domid;
     int prot;
     bool ended;   /* Xen no longer knows the domain */
-    bool refused; /* Xen does not, or no longer, let us map it */
+    int refused; /* the errno with which Xen does not, or no longer, let us map it */
     const struct ca_xen *xen;
     void *foreign;
     struct ca_ledger_file file; /* of the breakpoints in this domain; none where there can be no agent */
@@ -55,7 +55,10 @@ static uint32_t bucket_of(const struct domain *d, uint64_t number) {
 }
 
 /* By FLASK (EACCES), or by the kernel's own xen-privcmd (EPERM). */
-static bool refusal(int error) { return error == EACCES || error == EPERM || error == -EACCES || error == -EPERM; }
+static int refusal(int error) {
+    if (error < 0) error = -error;
+    return error == EACCES || error == EPERM ? error : 0;
+}
 
 /* Maps `count` frames; errors[i] is 0 or an errno. NULL if none could be mapped. */
 static uint8_t *map(struct domain *d, const uint64_t *frames, uint32_t count, int *errors) {
@@ -65,12 +68,12 @@ static uint8_t *map(struct domain *d, const uint64_t *frames, uint32_t count, in
     uint8_t *base = d->xen->foreign_map(d->foreign, d->domid, d->prot, count, frames, errors);
     if (base == NULL) {
         if (errno == ESRCH) d->ended = true;
-        if (refusal(errno)) d->refused = true;
+        if (refusal(errno) != 0) d->refused = refusal(errno);
         for (uint32_t i = 0; i < count; i++)
             if (errors[i] == 0) errors[i] = EINVAL;
     }
     for (uint32_t i = 0; i < count; i++)
-        if (CA_UNLIKELY(refusal(errors[i]))) d->refused = true;
+        if (CA_UNLIKELY(refusal(errors[i]) != 0)) d->refused = refusal(errors[i]);
     return base;
 }
 
@@ -239,7 +242,7 @@ static uint64_t xen_next(struct ca_mem *mem, uint64_t gpa) {
 /* Which runs hold RAM: asks for the first and the last page of each, many in a call. */
 static void survey(struct domain *d) {
     memset(d->ram, 0, (d->count + 63) / 64 * 8);
-    for (uint64_t first = 0; first < d->count && !d->ended && !d->refused; first += RUN_PAGES / 2) {
+    for (uint64_t first = 0; first < d->count && !d->ended && d->refused == 0; first += RUN_PAGES / 2) {
         uint64_t frames[RUN_PAGES];
         int errors[RUN_PAGES];
         uint32_t count = 0;
@@ -262,7 +265,7 @@ static void survey(struct domain *d) {
 static int32_t xen_begin(struct ca_mem *mem) {
     struct domain *d = mem->state;
     if (d->ended) return ca_fail(CA_E_SOURCE, "domain %u has gone", d->domid);
-    if (d->refused) {
+    if (d->refused != 0) {
         /* What is still mapped would go on being readable: a right that was taken back ends here. */
         forget_all(d);
         return ca_fail(CA_E_REVOKED, "Xen no longer lets this domain map domain %u", d->domid);
@@ -335,7 +338,7 @@ struct extent {
     const struct ca_xen *xen;
     void *foreign;
     uint32_t domid;
-    bool refused;
+    int refused;
 };
 
 /* Above the last RAM there can be a hole (below 4 GiB, for devices) of up to 2 GiB, but none of 4. */
@@ -351,16 +354,16 @@ static uint64_t last_by_mapping(struct extent *e) {
         for (uint32_t i = 0; i < PROBES; i++) frames[i] = (at >> 12) + ((uint64_t)i << 9);
         errno = 0;
         uint8_t *base = e->xen->foreign_map(e->foreign, e->domid, PROT_READ, PROBES, frames, errors);
-        if (base == NULL && refusal(errno)) e->refused = true;
+        if (base == NULL) e->refused = refusal(errno);
         for (uint32_t i = 0; i < PROBES; i++) {
-            if (refusal(errors[i])) e->refused = true;
+            if (refusal(errors[i]) != 0) e->refused = refusal(errors[i]);
             if (base == NULL || errors[i] != 0) continue;
             /* The whole run: its missing pages are found when they are asked for. */
             last = frames[i] + RUN_PAGES - 1;
             until = ((last + 1) << 12) + HOLE;
         }
         if (base != NULL) e->xen->foreign_unmap(e->foreign, base, PROBES);
-        if (e->refused) break;
+        if (e->refused != 0) break;
     }
     return last;
 }
@@ -384,10 +387,10 @@ static int32_t measure(const struct ca_xen *xen, uint32_t domid, uint8_t uuid[16
 /* The same of a domain that lets us map it, and perhaps nothing else. */
 static int32_t measure_direct(const struct ca_xen *xen, void *foreign, uint32_t domid, uint64_t *last) {
     if (xen->last_frame(xen->control, domid, last) >= 0) return CA_OK;
-    struct extent extent = {xen, foreign, domid, false};
+    struct extent extent = {xen, foreign, domid, 0};
     *last = last_by_mapping(&extent);
-    if (extent.refused) {
-        errno = EACCES;
+    if (extent.refused != 0) {
+        errno = extent.refused;
         return ca_xen_failed("map", domid);
     }
     return *last == UINT64_MAX ? ca_fail(CA_E_OPEN, "domain %u has no memory, or there is none", domid) : CA_OK;
@@ -429,8 +432,8 @@ int32_t ca_xen_open(uint32_t domid, uint32_t flags, uint64_t cache_bytes) {
     /* Without a ledger there is nobody here who patches: a service domain, or a process without /run. */
     if ((flags & CA_XEN_DIRECT) == 0) ca_ledger_open(&d->file, domid, d->uuid, false);
     survey(d);
-    if (d->refused) {
-        errno = EACCES;
+    if (d->refused != 0) {
+        errno = d->refused;
         result = ca_xen_failed((flags & CA_OPEN_WRITE) != 0 ? "map for writing" : "map", domid);
         goto failed;
     }
@@ -462,7 +465,7 @@ int32_t ca_xen_probe(int32_t handle) {
         int error;
         uint8_t *base = map(d, &frame, 1, &error);
         if (base != NULL) d->xen->foreign_unmap(d->foreign, base, 1);
-        if (d->ended || d->refused) result = xen_begin(mem);
+        if (d->ended || d->refused != 0) result = xen_begin(mem);
     } else {
         result = ca_fail(CA_E_ARGUMENT, "the handle is of no Xen domain");
     }

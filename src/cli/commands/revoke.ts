@@ -5,17 +5,26 @@ import { ownerOptions, withOwner } from '../owner.js'
 
 export const command: Command = {
   summary: 'Take a delegation back, and all that was derived from it',
-  help: 'Ends it at once, also where it is in use.',
-  options: ownerOptions,
+  help: [
+    'Ends it at once, also where it is in use.',
+    '',
+    'A service domain that Xen itself lets map the VM (docs/flask.md) can map nothing new from then on; what it has mapped it can',
+    'keep, if it does not play by the rules. --hard destroys it, which takes that too.',
+  ].join('\n'),
+  options: {
+    ...ownerOptions,
+    hard: { type: 'boolean', help: 'destroy the service domains that had direct access by it' },
+  },
   positionals: [{ name: 'BLOCK', help: 'the block id that delegate printed, or the token itself', required: true }],
   json: true,
   run(invocation) {
     const { args, out } = invocation
     const block = blockOf(args.positionals[0] ?? '')
     return withOwner(invocation, async (owner) => {
-      const { ended } = await owner.revoke(block)
-      if (out.isJson) out.json({ blockId: block, ended })
-      else out.line(`revoked; ${ended} live ${ended === 1 ? 'capability' : 'capabilities'} ended`)
+      const { ended, destroyed } = await owner.revoke(block, { hard: args.flag('hard') })
+      if (out.isJson) out.json({ blockId: block, ended, destroyed })
+      else for (const name of destroyed) out.line(`destroyed ${name}`)
+      if (!out.isJson) out.line(`revoked; ${ended} live ${ended === 1 ? 'capability' : 'capabilities'} ended`)
       return 0
     })
   },

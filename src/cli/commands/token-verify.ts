@@ -4,7 +4,7 @@ import { isoTime } from '../../capabilities/time.js'
 import { parseToken } from '../../capabilities/token.js'
 import { type Ownership, verifyToken } from '../../capabilities/verify.js'
 import { type Command, UsageError } from '../command.js'
-import { tokenArgument, tokenPositional } from '../token-options.js'
+import { arrivingTransport, tokenArgument, tokenPositional } from '../token-options.js'
 
 export const command: Command = {
   summary: 'Check a token: signatures, owner, broker, VM, time',
@@ -34,7 +34,7 @@ export const command: Command = {
       now: Date.now(),
       revoked: () => false,
       // Whether it may come on a transport is asked when it comes.
-      ...transportOf(token),
+      ...arrivingTransport(token),
     })
     const { issuer, holder, grant, ids } = verified
     if (out.isJson) out.json({ valid: true, issuer, holder, grant, blocks: ids })
@@ -54,11 +54,4 @@ async function ownersOf(
   if (register !== undefined) return (await OwnerRegister.open(register)).ownerOf
   const key = await loadPublicKey(owner as string)
   return () => ({ owner: key, bootNonce })
-}
-
-function transportOf(token: Uint8Array): { transport?: 'unix' | 'vchan' | 'tls' | 'process' } {
-  const named = parseToken(token).blocks.flatMap(({ narrowing }) => narrowing.transports ?? [])
-  const all = parseToken(token).blocks.map(({ narrowing }) => narrowing.transports)
-  const transport = named.find((name) => all.every((list) => list === undefined || list.includes(name)))
-  return transport === undefined ? {} : { transport }
 }
