@@ -12,7 +12,7 @@ import { AGENT, ASK, BLOCK, FIRST, INIT } from './scripts.js'
 const SUITE = 'bookworm'
 /** The hypervisor's packages; the tools of the same version go into dom0. */
 const HYPERVISOR = 'xen-hypervisor-4.17-amd64'
-const PACKAGES = ['xen-utils-4.17', 'xenstore-utils', 'libstdc++6', 'procps']
+const PACKAGES = ['xen-utils-4.17', 'xenstore-utils', 'libstdc++6', 'procps', 'm4', 'checkpolicy']
 
 /** The hypervisor, unpacked: QEMU's multiboot loader takes the plain 32-bit ELF only. Cached. */
 export async function hypervisor(options: RigOptions = {}): Promise<string> {
