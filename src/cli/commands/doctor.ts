@@ -5,6 +5,7 @@ import { checkCache, checkNode, checkPermissions, checkPlatform, checkQemu } fro
 import { libvmiVerdict } from '../doctor/libvmi.js'
 import { checkBackend, checkNative } from '../doctor/native.js'
 import { checkXen, xenVerdict } from '../doctor/xen.js'
+import { checkXsm } from '../doctor/xsm.js'
 import { version } from '../version.js'
 
 export const command: Command = {
@@ -24,6 +25,7 @@ export const command: Command = {
       checkCache(defaultCacheDirectory()),
       checkQemu(),
       ...checkXen(),
+      ...(await checkXsm()),
     ]
     const sources = await verdicts(native)
     const usable = sources.some((source) => source.usable)

@@ -44,7 +44,7 @@ export interface XsmXen {
 export async function xsmXen(options: RigOptions = {}): Promise<XsmXen> {
   const folder = await cached(
     'xen-xsm',
-    keyOf(hostMirror(), SUITE, CONFIG, POLICY, 2),
+    keyOf(hostMirror(), SUITE, CONFIG, POLICY, 3),
     async (into) => {
       options.progress?.('building a Xen with XSM from the source of Debian (some minutes, once)')
       const suite = await Suite.open(SUITE, options, 'deb-src')
