@@ -118,7 +118,9 @@ export class OwnerTarget extends RpcTarget {
     } catch (error) {
       const code = CloudAppError.is(error) ? error.code : 'ERR_CLOUDAPP_SOURCE'
       await recorder.vital({ ...about, outcome: 'failed', code, details: { hard } })
-      throw error
+      const why = error instanceof Error ? error.message : String(error)
+      const message = `revoked at the broker, but its supervisor did not say that direct access has ended: ${why}`
+      throw new CloudAppError(code, message, { cause: error })
     }
   }
 

@@ -5,6 +5,22 @@ export * from './caveats.js'
 export * from './clock.js'
 export * from './delegation.js'
 export { CAVEAT_NAMES, type CaveatName } from './dimensions.js'
+export {
+  beyondFlask,
+  buildLabelOf,
+  compileFlask,
+  DIRECT_RIGHTS,
+  directRights,
+  type FlaskBoolean,
+  type FlaskCoverage,
+  type FlaskDelegation,
+  type FlaskDomain,
+  type FlaskInput,
+  type FlaskLabel,
+  type FlaskPermission,
+  type FlaskPolicy,
+  labelOf,
+} from './flask/index.js'
 export * from './inspect.js'
 export * from './key-files.js'
 export * from './keys.js'

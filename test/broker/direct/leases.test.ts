@@ -5,44 +5,10 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { DirectClient, type DirectLease, type Supervisor, superviseDirect } from '../../../src/broker/direct/index.js'
 import { KeyPair } from '../../../src/capabilities/keys.js'
 import { CloudAppError } from '../../../src/errors.js'
-import type { FlaskHost } from '../../../src/host/flask.js'
-import type { Host, HostDomain } from '../../../src/host/host.js'
+import { Toolstack, uuid } from './toolstack.js'
 
-// The lease engine over a toolstack in memory; test/rig/xen/flask.test.ts has the real one.
-
-const uuid = (n: number): string => `00000000-0000-4000-8000-00000000000${n}`
 const owner = KeyPair.generate().publicKey
 const block = 'a'.repeat(32)
-
-class Toolstack implements Host, FlaskHost {
-  domains: HostDomain[] = [1, 2, 3].map((n) => ({ domid: n, name: `d${n}`, uuid: uuid(n) }))
-  on = new Map<string, boolean>([
-    ['ca_a', false],
-    ['ca_b', false],
-    ['ca_live', true],
-  ])
-  broken = false
-
-  async list(): Promise<HostDomain[]> {
-    return this.domains
-  }
-  async destroy(domid: number): Promise<void> {
-    if (!this.domains.some((domain) => domain.domid === domid))
-      throw new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', 'gone')
-    this.domains = this.domains.filter((domain) => domain.domid !== domid)
-  }
-  async mode(): Promise<'enforcing'> {
-    return 'enforcing'
-  }
-  async load(): Promise<void> {}
-  async booleans(): Promise<ReadonlyMap<string, boolean>> {
-    return this.on
-  }
-  async set(name: string, on: boolean): Promise<void> {
-    if (this.broken || !this.on.has(name)) throw new CloudAppError('ERR_CLOUDAPP_SOURCE', 'no')
-    this.on.set(name, on)
-  }
-}
 
 let folder = ''
 let tools: Toolstack
