@@ -86,6 +86,11 @@ afterAll(async () => xen?.close())
 
 const tar = (folder: string): Promise<string> => run('sh', ['-c', 'tar -C "$0" -cz . | base64 -w0', folder])
 
+it('is what doctor says it is', async () => {
+  const { checks } = JSON.parse((await customer.cloudapp('doctor --json')).stdout)
+  expect(checks.find(({ name }: { name: string }) => name === 'xsm')).toMatchObject({ status: 'ok' })
+})
+
 describe('direct access', () => {
   it('loads a policy that allows nothing yet, and says under which labels to create the domains', async () => {
     customer.delegate({

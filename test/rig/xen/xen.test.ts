@@ -73,6 +73,12 @@ async function background(log: string, args: readonly string[]): Promise<void> {
   await logged(log, 'ready')
 }
 
+it('has no XSM, as doctor says, and what set_target would give', async () => {
+  const { stdout } = await xen.dom0.node(['node_modules/@cloudapp/sdk/dist/cli/main.js', 'doctor', '--json'])
+  const xsm = JSON.parse(stdout).checks.find(({ name }: { name: string }) => name === 'xsm')
+  expect(xsm).toMatchObject({ status: 'missing', found: expect.stringMatching(/without XSM.*set_target/) })
+})
+
 describe('xen:', () => {
   it('attaches with no configuration, and sees what the guest sees', async () => {
     const before = await processes()
