@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 
 #include "agent.h"
 
@@ -76,6 +77,9 @@ int32_t ca_monitor_start(struct ca_agent *agent) {
         if (result == CA_OK) {
             m->port = s->events->channel_bind(m->channel, s->domid, port);
             if (m->port < 0) result = fail("bind the event channel of", s->domid);
+            /* Looked at in between as well, where there may be nothing. */
+            int fd = s->events->channel_fd(m->channel);
+            fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
         }
         ca_session_unpause(s);
     }

@@ -2,7 +2,7 @@
  * What the tests of the event agent run in dom0, without Node, whose start there takes seconds.
  *
  *   events run AGENT DOMID MS PROGRAM...    subscribes, drains for so long, says what came
- *   events raw|masked DOMID VA BYTES        hash of the guest's bytes as they are, or as readers get them
+ *   events raw|masked DOMID VA BYTES        hash of the guest's words as they are, or as readers get them
  *   events storm AGENT DOMID KILLS SEED VA BYTES PROGRAM...
  *       kills an agent that runs the programs again and again, and looks each time whether the guest has its own bytes
  *       and each of its vCPUs goes on
@@ -214,7 +214,7 @@ static int run(const char *agent, uint32_t domid, uint64_t ms, char **programs) 
 /* ---- Looking at the guest. ---- */
 
 static uint64_t hash(uint32_t domid, uint64_t space, uint64_t va, uint64_t bytes, bool masked) {
-    uint8_t page[4096];
+    uint64_t page[512];
     uint64_t value = 0xcbf29ce484222325ull;
     /* No folder can be made there, so no ledger is found. */
     if (!masked) ca_ledger_use("/proc/none");
@@ -225,7 +225,7 @@ static uint64_t hash(uint32_t domid, uint64_t space, uint64_t va, uint64_t bytes
         struct ca_fault fault;
         uint64_t part = bytes - at < sizeof page ? bytes - at : sizeof page;
         if (!ca_load(entered, space, va + at, page, part, &fault)) fail("a page");
-        for (uint64_t i = 0; i < part; i++) value = (value ^ page[i]) * 0x100000001b3ull;
+        for (uint64_t i = 0; i < part / 8; i++) value = ((value ^ page[i]) * 0x100000001b3ull) ^ value >> 29;
     }
     ca_leave(entered);
     ca_mem_close(mem);
