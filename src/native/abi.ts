@@ -61,6 +61,11 @@ export const SIGNATURES = {
   ca_vchan_pair: ['i32', ['u32', 'buf', 'buf']],
   ca_vchan_turn: ['i32', ['i32', 'u32', 'u32', 'buf', 'u32', 'buf', 'u32', 'buf']],
   ca_vchan_close: ['i32', ['i32']],
+  // native/libvmi-shim/include/cloudapp_events.h
+  ca_ring_create: ['i32', ['u32', 'buf']],
+  ca_ring_close: ['i32', ['i32']],
+  ca_ring_drain: ['i32', ['i32', 'buf', 'u32']],
+  ca_ring_counts: ['i32', ['i32', 'u32', 'buf']],
   // native/libvmi-shim/include/cloudapp_libvmi.h
   ca_libvmi_open: ['i32', ['buf', 'u32', 'buf']],
   ca_libvmi_vcpus: ['i32', ['i32']],

@@ -5,6 +5,8 @@ import { fileURLToPath } from 'node:url'
 import { CloudAppError } from '../errors.js'
 
 const FILE = 'libcloudapp_shim.so'
+/** Program of its own: cloudapp_events.h. */
+const AGENT = 'cloudapp-event-agent'
 
 /** The folder of this package: the source checkout, or where npm put it. */
 function packageRoot(): string | undefined {
@@ -53,6 +55,21 @@ export function findNativeLibrary(): string {
       ? `run npm install ${name} (npm leaves it out with --omit=optional)`
       : 'a Linux host on x86-64 is needed'
   throw missing('the native library is missing', looked, fix)
+}
+
+/**
+ * The path of the event agent, which is built and packed beside the native library.
+ *
+ * @throws CloudAppError `ERR_CLOUDAPP_NATIVE` with the fix.
+ */
+export function findEventAgent(): string {
+  const path = join(dirname(findNativeLibrary()), AGENT)
+  if (existsSync(path)) return path
+  throw missing(
+    'the event agent is missing',
+    [path],
+    'install @cloudapp/sdk and its native package in the same version, or run make -C native/libvmi-shim',
+  )
 }
 
 function missing(what: string, looked: readonly string[], fix: string): CloudAppError {

@@ -78,6 +78,10 @@ export function checked(shim: Shim, result: number): number {
   if (result >= 0) return result
   const buffer = new Uint8Array(512)
   const length = Math.min(shim.ca_last_error(buffer, buffer.length), buffer.length - 1)
-  const message = Buffer.from(buffer.buffer, 0, length).toString('utf8')
-  throw new CloudAppError(CODES[result] ?? 'ERR_CLOUDAPP_NATIVE', message, { details: { native: result } })
+  throw nativeError(result, Buffer.from(buffer.buffer, 0, length).toString('utf8'))
+}
+
+/** The error of a value of enum ca_error, with its text. */
+export function nativeError(result: number, message: string): CloudAppError {
+  return new CloudAppError(CODES[result] ?? 'ERR_CLOUDAPP_NATIVE', message, { details: { native: result } })
 }

@@ -1,4 +1,5 @@
 import { CloudAppError } from '../../errors.js'
+import type { EventSource } from '../events/source.js'
 import type { GuestVm, KernelProfileParts, PauseScope, VcpuReader, VmIdentity } from '../guest.js'
 import type { LocalMemory } from '../local.js'
 import type { GuestMemory } from '../memory.js'
@@ -16,8 +17,9 @@ export interface LocalVmParts {
   readonly memory: LocalMemory
   readonly vcpus?: VcpuReader
   readonly pause?: () => Promise<PauseScope>
+  readonly events?: EventSource
   /** Lets go of whatever else the source holds; called once, before the memory is closed. */
-  readonly release?: () => Promise<void>
+  readonly release?: (reason: CloudAppError) => Promise<void>
 }
 
 /** A VM whose memory is mapped in this process: what the raw and the QEMU source have in common. */
@@ -27,7 +29,8 @@ export class LocalVm implements GuestVm {
   // Declared, not defined: what a source lacks is absent, not undefined.
   declare readonly vcpus?: VcpuReader
   declare readonly pause?: () => Promise<PauseScope>
-  readonly #release: (() => Promise<void>) | undefined
+  declare readonly events?: EventSource
+  readonly #release: LocalVmParts['release']
   readonly #ended = new AbortController()
   #profile: Promise<KernelProfileParts> | undefined
   #closing: Promise<void> | undefined
@@ -38,6 +41,7 @@ export class LocalVm implements GuestVm {
     this.#release = parts.release
     if (parts.vcpus !== undefined) this.vcpus = parts.vcpus
     if (parts.pause !== undefined) this.pause = parts.pause
+    if (parts.events !== undefined) this.events = parts.events
   }
 
   get closed(): AbortSignal {
@@ -86,7 +90,7 @@ export class LocalVm implements GuestVm {
   async #close(reason: CloudAppError): Promise<void> {
     this.#ended.abort(reason)
     try {
-      await this.#release?.()
+      await this.#release?.(reason)
     } finally {
       this.memory.close()
     }

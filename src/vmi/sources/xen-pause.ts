@@ -1,45 +1,40 @@
 import { CloudAppError } from '../../errors.js'
-import type { Shim } from '../../native/abi.js'
-import { checked } from '../../native/shim.js'
 import type { PauseScope } from '../guest.js'
 import type { PauseState } from '../local.js'
-import { XenPauseGuard } from './xen-guard.js'
+import { type AgentProcess, FRAME } from './agent-process.js'
+import type { XenAgent } from './xen-agent.js'
 
 /**
  * Pauses a domain for scopes that nest and overlap, with one pause of Xen's for all of them: a domain that somebody else
  * has paused stays so after the last scope. It is known to stand still only while a scope is open.
  */
 export class XenPause implements PauseState {
-  readonly #shim: Shim
-  readonly #domid: number
+  readonly #agent: XenAgent
   #generation = 0
   #holds = 0
-  #paused = false
-  #guard: XenPauseGuard | undefined
+  /** The run of the agent that holds the domain paused. */
+  #holder: AgentProcess | undefined
   #queue: Promise<unknown> = Promise.resolve()
   #closed = false
 
-  constructor(shim: Shim, domid: number) {
-    this.#shim = shim
-    this.#domid = domid
+  constructor(agent: XenAgent) {
+    this.#agent = agent
   }
 
   paused(): boolean {
-    return this.#paused
+    return this.#holder?.alive === true
   }
 
   generation(): number {
     return this.#generation
   }
 
-  /** @throws CloudAppError ERR_CLOUDAPP_CLOSED, or what the guard and Xen report; then nothing is held. */
+  /** @throws CloudAppError ERR_CLOUDAPP_CLOSED, or what the agent and Xen report; then nothing is held. */
   hold(): Promise<PauseScope> {
     return this.#inTurn(async () => {
       if (this.#closed) throw new CloudAppError('ERR_CLOUDAPP_CLOSED', 'The source of this VM is closed')
       if (this.#holds === 0) {
-        if (this.#guard?.alive !== true) this.#guard = await XenPauseGuard.start(this.#domid)
-        await this.#guard.pause()
-        this.#paused = true
+        this.#holder = await this.#agent.pause()
       }
       this.#holds++
       return this.#scope()
@@ -52,11 +47,7 @@ export class XenPause implements PauseState {
       if (this.#closed) return
       this.#closed = true
       this.#holds = 0
-      try {
-        await this.#continue()
-      } finally {
-        this.#guard?.close()
-      }
+      await this.#continue()
     })
   }
 
@@ -75,11 +66,12 @@ export class XenPause implements PauseState {
   }
 
   async #continue(): Promise<void> {
-    if (!this.#paused) return
-    this.#paused = false
+    const holder = this.#holder
+    if (holder === undefined) return
+    this.#holder = undefined
     this.#generation++
-    if (this.#guard?.alive === true) await this.#guard.unpause()
-    else checked(this.#shim, this.#shim.ca_xen_unpause(this.#domid))
+    // An agent that has gone holds nothing any more: it let the domain go on, or its recovery did.
+    if (holder.alive) await holder.request(FRAME.unpause)
   }
 
   #inTurn<T>(work: () => Promise<T>): Promise<T> {

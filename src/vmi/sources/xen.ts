@@ -7,6 +7,7 @@ import { checkOptions } from '../../options.js'
 import { LocalMemory } from '../local.js'
 import { invalid } from '../local-check.js'
 import { LocalVm } from './local-vm.js'
+import { XenAgent } from './xen-agent.js'
 import { domainOf, findDomain, readStore, type XenDomain } from './xen-domains.js'
 import { XenPause } from './xen-pause.js'
 import { XenVcpus } from './xen-vcpus.js'
@@ -36,8 +37,8 @@ const LOOK = 1000
  * The identity's boot nonce is the host's register's, where there is one. Otherwise it is derived from the boot of the control
  * domain, the domain's number and its start time: each start and each restore of the domain has its own.
  *
- * `pause()` scopes nest. Xen counts pauses, so one of ours and one of somebody else do not end each other; a guard process holds
- * ours and undoes it if this process dies.
+ * `pause()` scopes nest. Xen counts pauses, so one of ours and one of somebody else do not end each other. Pauses and events are
+ * held by a process of their own, the event agent, which undoes them if this process dies; it is started when first needed.
  *
  * @param which name, number or uuid of the domain.
  * @returns The VM; the caller closes it. It ends by itself, with `ERR_CLOUDAPP_SOURCE`, when the domain does.
@@ -60,16 +61,22 @@ export async function openXen(which: string, options: XenOptions = {}): Promise<
   const { domid } = domain
   const flags = writable ? CA_OPEN_WRITE : 0
   const handle = checked(shim, shim.ca_xen_open(domid, flags, BigInt(mapped)))
-  const pause = new XenPause(shim, domid)
+  const agent = new XenAgent(shim, domid)
+  const pause = new XenPause(agent)
   const memory = LocalMemory.over(shim, handle, { writable, pause })
   const vm = new LocalVm({
     identity,
     memory,
     vcpus: new XenVcpus(shim, domid),
     pause: () => pause.hold(),
-    release: async () => {
+    events: agent,
+    release: async (reason) => {
       clearInterval(timer)
-      await pause.close()
+      try {
+        await pause.close()
+      } finally {
+        await agent.close(reason)
+      }
     },
   })
   // Mapped pages outlive their domain: without a look at Xen, its memory would go on being read, and never be freed.
