@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { benchBroker } from './broker.js'
+import { benchEvents } from './events.js'
 import { benchFindings } from './findings.js'
 import { guestImage } from './image.js'
 import type { Measurement } from './measure.js'
@@ -16,6 +17,7 @@ const PARTS: Readonly<Record<string, (progress: Progress) => Promise<Measurement
   broker: async (progress) => benchBroker(await guestImage(progress), progress),
   sd: async (progress) => benchSd(await guestImage(progress), progress),
   findings: benchFindings,
+  events: benchEvents,
   xen: benchXen,
 }
 

@@ -5,7 +5,6 @@ import { fileURLToPath } from 'node:url'
 import { CloudAppError } from '../errors.js'
 
 const FILE = 'libcloudapp_shim.so'
-/** Program of its own: cloudapp_events.h. */
 const AGENT = 'cloudapp-event-agent'
 
 /** The folder of this package: the source checkout, or where npm put it. */
@@ -27,10 +26,23 @@ function packageRoot(): string | undefined {
  * @throws CloudAppError `ERR_CLOUDAPP_NATIVE` with what was looked for and how to get it.
  */
 export function findNativeLibrary(): string {
-  const named = process.env.CLOUDAPP_NATIVE_LIB
+  return find(FILE, 'CLOUDAPP_NATIVE_LIB', 'the native library')
+}
+
+/**
+ * The path of the event agent, looked for in the same places; `CLOUDAPP_EVENT_AGENT` names another.
+ *
+ * @throws CloudAppError `ERR_CLOUDAPP_NATIVE` with what was looked for and how to get it.
+ */
+export function findEventAgent(): string {
+  return find(AGENT, 'CLOUDAPP_EVENT_AGENT', 'the event agent')
+}
+
+function find(file: string, variable: string, what: string): string {
+  const named = process.env[variable]
   if (named !== undefined && named !== '') {
     if (existsSync(named)) return named
-    throw missing(`CLOUDAPP_NATIVE_LIB names ${named}, which does not exist`, [named], 'unset it, or correct the path')
+    throw missing(`${variable} names ${named}, which does not exist`, [named], 'unset it, or correct the path')
   }
 
   const platform = `${process.platform}-${process.arch}`
@@ -38,14 +50,14 @@ export function findNativeLibrary(): string {
   const root = packageRoot()
   const checkout = root !== undefined && existsSync(join(root, 'native/libvmi-shim/Makefile'))
   if (root !== undefined && checkout) {
-    const built = join(root, 'native/libvmi-shim/build', FILE)
+    const built = join(root, 'native/libvmi-shim/build', file)
     if (existsSync(built)) return built
     looked.push(built)
   }
 
   const name = `@cloudapp/sdk-${platform}`
   try {
-    return createRequire(import.meta.url).resolve(`${name}/${FILE}`)
+    return createRequire(import.meta.url).resolve(`${name}/${file}`)
   } catch {
     looked.push(`the package ${name}`)
   }
@@ -54,22 +66,7 @@ export function findNativeLibrary(): string {
     : platform === 'linux-x64'
       ? `run npm install ${name} (npm leaves it out with --omit=optional)`
       : 'a Linux host on x86-64 is needed'
-  throw missing('the native library is missing', looked, fix)
-}
-
-/**
- * The path of the event agent, which is built and packed beside the native library.
- *
- * @throws CloudAppError `ERR_CLOUDAPP_NATIVE` with the fix.
- */
-export function findEventAgent(): string {
-  const path = join(dirname(findNativeLibrary()), AGENT)
-  if (existsSync(path)) return path
-  throw missing(
-    'the event agent is missing',
-    [path],
-    'install @cloudapp/sdk and its native package in the same version, or run make -C native/libvmi-shim',
-  )
+  throw missing(`${what} is missing`, looked, fix)
 }
 
 function missing(what: string, looked: readonly string[], fix: string): CloudAppError {
