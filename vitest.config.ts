@@ -11,7 +11,7 @@ export default defineConfig({
     projects: [
       {
         extends: true,
-        test: { name: 'unit', include: ['test/**/*.test.ts'], exclude: ['test/rig/**', ...built] },
+        test: { name: 'unit', include: ['test/**/*.test.ts'], exclude: ['test/rig/**', ...built], testTimeout: 60_000 },
       },
       {
         // Real VMs: one file after the other, generous limits (two cores, software emulation).
@@ -32,7 +32,7 @@ export default defineConfig({
           include: ['test/rig/xen/*.test.ts'],
           fileParallelism: false,
           isolate: false,
-          testTimeout: 600_000,
+          testTimeout: 900_000,
           hookTimeout: 900_000,
         },
       },

@@ -42,18 +42,35 @@ export function checkXen(root = ''): Check[] {
     ]
   }
   const role = text(`${root}/proc/xen/capabilities`)?.includes('control_d') ? 'dom0' : 'domU'
-  return [role === 'dom0' ? ok('xen', role) : guest(), devices(root), libraries(root)]
+  return [role === 'dom0' ? ok('xen', role) : guest(root), devices(root), libraries(root)]
 }
 
+const BROKER = 'run the broker in dom0, which serves a guest over its socket'
+
 /**
- * In a guest, xen-privcmd with the fix of XSA-482 passes no hypercall on, whatever Xen itself would allow; maps go through for
- * the one domain that xenstore names as this one's target.
+ * What a guest may ask Xen. Since the fix of XSA-482, xen-privcmd of a guest passes on what is about one domain, which xenstore
+ * names as `target` before the module loads, and nothing without; loaded with `unrestricted=1` it passes on everything, and
+ * Xen decides (drivers/xen/privcmd.c). A kernel without the fix has no such parameter.
  */
-function guest(): Check {
+function guest(root: string): Check {
+  if (!existsSync(`${root}/sys/module/xen_privcmd`)) {
+    return missing('xen', 'domU: xen-privcmd is not loaded, so nothing can be asked about others', BROKER)
+  }
+  const parameter = `${root}/sys/module/xen_privcmd/parameters/unrestricted`
+  if (!existsSync(parameter)) {
+    return missing(
+      'xen',
+      'domU: its kernel lets it ask Xen, which by default refuses it everything about others',
+      BROKER,
+    )
+  }
+  if (/^[Y1]/.test(text(parameter) ?? '')) {
+    return ok('xen', 'domU, xen-privcmd unrestricted: Xen decides what it may (FLASK, where Xen has it)')
+  }
   return missing(
     'xen',
-    'domU: /dev/xen/privcmd lets a guest ask nothing about others (XSA-482)',
-    'run the broker in dom0; a guest is served over its socket',
+    'domU: its kernel restricts /dev/xen/privcmd to a target domain, if it has one (XSA-482)',
+    `${BROKER}; or, where a FLASK policy confines this domain: modprobe -r xen-privcmd && modprobe xen-privcmd unrestricted=1`,
   )
 }
 
