@@ -16,6 +16,8 @@ interface Column {
   /** Characters it keeps when the line is too narrow. */
   readonly least: number
   readonly right?: boolean
+  /** Left out, lowest first, where the line is too narrow for all. */
+  readonly drop?: number
   readonly of: (finding: DetectionFinding, now: number) => string
 }
 
@@ -23,10 +25,10 @@ const COLUMNS: readonly Column[] = [
   { title: 'SEVERITY', least: 8, of: (f) => f.severity },
   { title: 'TITLE', least: 16, of: (f) => f.finding_info.title },
   { title: 'VM', least: 8, of: (f) => f.resources[0]?.name ?? f.resources[0]?.uid ?? '' },
-  { title: 'PROCESS / MODULE', least: 12, of: subject },
+  { title: 'PROCESS / MODULE', least: 12, drop: 2, of: subject },
   { title: 'STATUS', least: 6, of: (f) => (f.status_id === 2 ? 'Seen' : f.status_id === 4 ? 'Closed' : 'New') },
-  { title: 'FIRST SEEN', least: 8, of: (f, now) => time(f.finding_info.first_seen_time, now) },
-  { title: 'LAST SEEN', least: 8, of: (f, now) => time(f.finding_info.last_seen_time, now) },
+  { title: 'FIRST SEEN', least: 9, drop: 1, of: (f, now) => time(f.finding_info.first_seen_time, now) },
+  { title: 'LAST SEEN', least: 9, of: (f, now) => time(f.finding_info.last_seen_time, now) },
   { title: 'COUNT', least: 5, right: true, of: (f) => String(f.count) },
 ]
 
@@ -46,11 +48,12 @@ export function findingsTable(
   const width = options.width ?? 120
   const now = options.now ?? Date.now()
   const plain = findings.map((item) => ('finding' in item ? item.finding : item) as DetectionFinding)
-  const rows = plain.map((f) => COLUMNS.map((column) => escapeText(column.of(f, now))))
-  const widths = fitWidths(rows, width)
-  const lines = [COLUMNS.map((column) => column.title), ...rows].map((row, line) => {
+  const columns = columnsFor(width)
+  const rows = plain.map((f) => columns.map((column) => escapeText(column.of(f, now))))
+  const widths = fitWidths(columns, rows, width)
+  const lines = [columns.map((column) => column.title), ...rows].map((row, line) => {
     const cells = row.map((text, i) => {
-      const cell = pad(text, widths[i] as number, COLUMNS[i]?.right ?? false)
+      const cell = pad(text, widths[i] as number, columns[i]?.right ?? false)
       const color = line > 0 && i === 0 && options.color ? COLORS[plain[line - 1]?.severity_id ?? 0] : undefined
       return color === undefined ? cell : `\u001b[${color}m${cell}\u001b[0m`
     })
@@ -102,19 +105,27 @@ function time(at: number, now: number): string {
   return text.startsWith(today) ? `${text.slice(11, 19)}Z` : `${text.slice(0, 16).replace('T', ' ')}Z`
 }
 
+/** Those that a line of this width has room for at their least. */
+function columnsFor(width: number): readonly Column[] {
+  let columns = COLUMNS
+  const least = () => columns.reduce((sum, column) => sum + column.least, GAP * (columns.length - 1))
+  for (let drop = 1; drop <= 2 && least() > width; drop++) columns = columns.filter((column) => column.drop !== drop)
+  return columns
+}
+
 /** Widths as the content asks; where that is too much, the widest column gives way first, down to what it keeps. */
-function fitWidths(rows: readonly (readonly string[])[], width: number): number[] {
-  const widths = COLUMNS.map((column, i) => {
+function fitWidths(columns: readonly Column[], rows: readonly (readonly string[])[], width: number): number[] {
+  const widths = columns.map((column, i) => {
     return Math.max(column.title.length, ...rows.slice(0, 10_000).map((row) => displayWidth(row[i] as string)))
   })
-  let over = widths.reduce((sum, w) => sum + w, 0) + GAP * (COLUMNS.length - 1) - width
+  let over = widths.reduce((sum, w) => sum + w, 0) + GAP * (columns.length - 1) - width
   while (over > 0) {
     let widest = -1
     for (const [i, w] of widths.entries()) {
-      if (w > (COLUMNS[i] as Column).least && (widest < 0 || w > (widths[widest] as number))) widest = i
+      if (w > (columns[i] as Column).least && (widest < 0 || w > (widths[widest] as number))) widest = i
     }
     if (widest < 0) break
-    const second = Math.max(...widths.map((w, i) => (i === widest ? 0 : w)), (COLUMNS[widest] as Column).least)
+    const second = Math.max(...widths.map((w, i) => (i === widest ? 0 : w)), (columns[widest] as Column).least)
     const cut = Math.max(1, Math.min(over, (widths[widest] as number) - second))
     widths[widest] = (widths[widest] as number) - cut
     over -= cut
