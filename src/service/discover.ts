@@ -1,4 +1,4 @@
-import { constants } from 'node:fs'
+import { constants, existsSync } from 'node:fs'
 import { mkdir, open, stat } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import * as v from 'valibot'
@@ -14,19 +14,25 @@ const schema = v.strictObject({
   endpoint: v.pipe(
     v.string(),
     v.maxLength(4096),
-    v.regex(/^(?:unix:\/.+|tls:.+#ed25519:.+)/, 'must be unix:/path or tls:HOST:PORT#ed25519:…'),
+    v.regex(
+      /^(?:unix:\/.+|tls:.+#ed25519:.+|vchan:[a-z0-9/-]+$)/,
+      'must be unix:/path, tls:HOST:PORT#ed25519:… or vchan:NAME',
+    ),
   ),
 })
 
 /** How to reach a service domain. */
 export interface Endpoint {
   readonly name: string
-  /** `unix:/path` or `tls:HOST:PORT#ed25519:…` */
+  /** `unix:/path`, `tls:HOST:PORT#ed25519:…` or `vchan:NAME` */
   readonly endpoint: string
 }
 
 export interface DiscoverOptions {
-  /** A folder of `NAME.json` files, or one such file. $CLOUDAPP_DISCOVERY, or /run/cloudapp/services, by default. */
+  /**
+   * A folder of `NAME.json` files, or one such file; $CLOUDAPP_DISCOVERY, or /run/cloudapp/services, by default. Without it,
+   * what no file announces is looked for in xenstore, where there is one.
+   */
   readonly from?: string
   /** Takes the word of files that others than root can write. For tests and development only. */
   readonly trustAnyOwner?: boolean
@@ -34,7 +40,8 @@ export interface DiscoverOptions {
 
 /**
  * Finds a service domain by name. Only what root wrote is believed: the file and every folder above it must belong to root
- * and be writable by nobody else, or any program in the VM could pose as a service domain.
+ * and be writable by nobody else, or any program in the VM could pose as a service domain. In a domain of Xen also what dom0
+ * wrote in xenstore, where nobody else can: the endpoint is then `vchan:NAME`.
  *
  * @throws CloudAppError `ERR_CLOUDAPP_NOT_FOUND` if no such service is announced; `ERR_CLOUDAPP_DENIED` if the
  *   announcement can not be trusted (`details.path` and the reason); `ERR_CLOUDAPP_INVALID_ARGUMENT` if it is malformed.
@@ -46,7 +53,14 @@ export async function discover(name: string, options: DiscoverOptions = {}): Pro
   }
   const from = resolve(options.from ?? process.env.CLOUDAPP_DISCOVERY ?? FOLDER)
   const path = from.endsWith('.json') ? from : join(from, `${name}.json`)
-  const text = await readTrusted(path, name, options.trustAnyOwner ?? false)
+  let text: string
+  try {
+    text = await readTrusted(path, name, options.trustAnyOwner ?? false)
+  } catch (error) {
+    const elsewhere = options.from === undefined && CloudAppError.is(error, 'ERR_CLOUDAPP_NOT_FOUND')
+    if (elsewhere && (await inXenstore(name))) return { name, endpoint: `vchan:${name}` }
+    throw error
+  }
   let value: unknown
   try {
     value = JSON.parse(text)
@@ -62,6 +76,13 @@ export async function discover(name: string, options: DiscoverOptions = {}): Pro
     throw new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', `${path} announces ${result.output.name}, not ${name}`)
   }
   return result.output
+}
+
+async function inXenstore(name: string): Promise<boolean> {
+  if (!['/run/xenstored/socket', '/dev/xen/xenbus'].some((path) => existsSync(path))) return false
+  // Imported here: only in a domain of Xen is any of it needed.
+  const { isAnnounced } = await import('../transport/xen/service.js')
+  return isAnnounced(name)
 }
 
 /**

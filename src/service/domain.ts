@@ -197,16 +197,17 @@ export class ServiceDomain implements AsyncDisposable {
   }
 
   /**
-   * Serves the standard interface on an endpoint (a path, `unix:/path`, `tls:HOST:PORT`) beside others; where it listens then.
+   * Serves the standard interface on an endpoint (a path, `unix:/path`, `tls:HOST:PORT`, `vchan:NAME`) beside others; where it listens then.
    * Throws what listening throws.
    */
   async listen(endpoint: string, mode?: number): Promise<string> {
     this.#assertOpen()
     const listener = await listenEndpoint(endpoint, {
       key: this.key,
-      ...(endpoint.startsWith('tls:') ? {} : { mode: mode ?? 0o666 }),
+      ...(/^(?:tls|vchan):/.test(endpoint) ? {} : { mode: mode ?? 0o666 }),
       maxChannels: 1024,
       onChannel: (channel) => this.serve(channel),
+      onError: (error) => this.#health.fail('listener', error, 'service'),
     })
     this.#listeners.push(listener)
     return listener.address

@@ -12,18 +12,25 @@ export type ParsedEndpoint =
       /** The key who listens there must have. */
       readonly peer?: `ed25519:${string}`
     }
+  /** A service of another domain of this Xen host: the one that is named, or, without, whom dom0 says. */
+  | { readonly kind: 'vchan'; readonly name: string; readonly domid?: number }
 
 const TLS = /^tls:(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253})):(\d{1,5})(?:#(ed25519:[A-Za-z0-9_-]{43}))?$/
+const VCHAN = /^vchan:(?:(\d{1,5})\/)?([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)$/
 
 /**
  * Reads an endpoint: `/path` or `unix:/path`, a unix socket; `tls:HOST:PORT`, TLS over TCP (an IPv6 address in brackets),
- * to connect to with `#ed25519:…` after it, the key of who listens there.
+ * to connect to with `#ed25519:…` after it, the key of who listens there; `vchan:NAME`, a service that dom0 announces to this
+ * domain or has this domain serve, or `vchan:DOMID/NAME`, with that domain only.
  *
  * @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT`, `ERR_CLOUDAPP_UNSUPPORTED` for a transport there is not.
  */
 export function parseEndpoint(text: string): ParsedEndpoint {
   if (typeof text !== 'string' || text === '' || text.length > 4096 || text.includes('\0')) {
-    throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', 'An endpoint is a path, unix:/path or tls:HOST:PORT')
+    throw new CloudAppError(
+      'ERR_CLOUDAPP_INVALID_ARGUMENT',
+      'An endpoint is a path, unix:/path, tls:HOST:PORT or vchan:NAME',
+    )
   }
   if (text.startsWith('tls:')) {
     const [, v6, name, digits, peer] = TLS.exec(text) ?? []
@@ -37,12 +44,23 @@ export function parseEndpoint(text: string): ParsedEndpoint {
     }
     return { kind: 'tls', host, port, ...(peer === undefined ? {} : { peer: peer as `ed25519:${string}` }) }
   }
+  if (text.startsWith('vchan:')) {
+    const [, digits, name] = VCHAN.exec(text) ?? []
+    // DOMID_FIRST_RESERVED, xen/xen.h.
+    if (name === undefined || Number(digits ?? 0) >= 0x7ff0) {
+      throw new CloudAppError(
+        'ERR_CLOUDAPP_INVALID_ARGUMENT',
+        `'${text.slice(0, 100)}' is no endpoint: it looks like vchan:NAME or vchan:DOMID/NAME`,
+      )
+    }
+    return { kind: 'vchan', name, ...(digits === undefined ? {} : { domid: Number(digits) }) }
+  }
   if (text.startsWith('unix:')) return parseEndpoint(text.slice(5))
   const scheme = /^[a-z][a-z0-9+-]*(?=:)/.exec(text)?.[0]
   if (scheme !== undefined) {
     throw new CloudAppError(
       'ERR_CLOUDAPP_UNSUPPORTED',
-      `There is no transport ${scheme}; known: unix:/path, tls:HOST:PORT`,
+      `There is no transport ${scheme}; known: unix:/path, tls:HOST:PORT, vchan:NAME`,
     )
   }
   return { kind: 'unix', path: text }
@@ -60,7 +78,7 @@ export interface ConnectEndpointOptions {
 /**
  * Connects to an endpoint. Code for a transport is loaded when it is used.
  *
- * @throws CloudAppError as {@link parseEndpoint}, `connectUnix` and `connectTls`; `ERR_CLOUDAPP_INVALID_ARGUMENT` for TLS
+ * @throws CloudAppError as {@link parseEndpoint}, `connectUnix`, `connectTls` and `connectVchan`; `ERR_CLOUDAPP_INVALID_ARGUMENT` for TLS
  *   without a key of this side, or without knowing the other's: a peer that could be anybody is not talked to.
  */
 export async function connectEndpoint(text: string, options: ConnectEndpointOptions = {}): Promise<Channel> {
@@ -70,6 +88,10 @@ export async function connectEndpoint(text: string, options: ConnectEndpointOpti
   if (endpoint.kind === 'unix') {
     const { connectUnix } = await import('./unix.js')
     return connectUnix({ path: endpoint.path, ...limits })
+  }
+  if (endpoint.kind === 'vchan') {
+    const { connectVchanService } = await import('./xen/service.js')
+    return connectVchanService(endpoint, limits)
   }
   const { host, port } = endpoint
   const peer = endpoint.peer ?? options.peer
@@ -89,6 +111,8 @@ export interface ListenEndpointOptions {
   readonly mode?: number
   readonly maxChannels?: number
   readonly onChannel: (channel: Channel) => void
+  /** Told of what keeps it from serving somebody, as time goes: a vchan takes memory of its own for each domain. */
+  readonly onError?: (error: CloudAppError) => void
 }
 
 /** Listens on an endpoint. @throws CloudAppError as {@link parseEndpoint}, `listenUnix` and `listenTls` */
@@ -99,6 +123,10 @@ export async function listenEndpoint(text: string, options: ListenEndpointOption
   if (endpoint.kind === 'unix') {
     const { listenUnix } = await import('./unix.js')
     return listenUnix({ path: endpoint.path, ...(mode === undefined ? {} : { mode }), ...common })
+  }
+  if (endpoint.kind === 'vchan') {
+    const { listenVchanService } = await import('./xen/service.js')
+    return listenVchanService(endpoint, onChannel, options.onError)
   }
   if (mode !== undefined) throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', 'Only a unix socket has a mode')
   if (key === undefined) throw needs('a key of this side')

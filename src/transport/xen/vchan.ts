@@ -196,6 +196,8 @@ export async function connectVchan(options: ConnectVchanOptions): Promise<Channe
         return undefined
       })
       if (channel !== undefined) return channel
+      // Nobody will come who has gone: who connects can ask anew which domain it is now.
+      if (!(await neighbours.store.isDomainIntroduced(domid))) break
       await sleep(AGAIN, undefined, { signal: until }).catch(() => undefined)
     }
   } finally {
@@ -204,9 +206,13 @@ export async function connectVchan(options: ConnectVchanOptions): Promise<Channe
   if (signal?.aborted) {
     throw new CloudAppError('ERR_CLOUDAPP_ABORTED', 'Connecting was aborted', { cause: signal.reason })
   }
-  throw new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', `No server of domain ${domid} at ${path} within ${timeout} ms`, {
-    cause: last,
-  })
+  throw new CloudAppError(
+    'ERR_CLOUDAPP_NOT_FOUND',
+    `No server of domain ${domid} at ${path}, within ${timeout} ms or since that domain has ended`,
+    {
+      cause: last,
+    },
+  )
 }
 
 /** What a server that is about to start, or to take its next client, looks like. */
