@@ -6,6 +6,7 @@ import type { VmIdentity } from '../guest.js'
 import { LocalMemory } from '../local.js'
 import { invalid } from '../local-check.js'
 import { LocalVm } from './local-vm.js'
+import { XenAgent } from './xen-agent.js'
 import { LAST_DOMID } from './xen-domains.js'
 import { XenPause } from './xen-pause.js'
 import { XenVcpus } from './xen-vcpus.js'
@@ -60,16 +61,22 @@ export async function openXenDirect(options: XenDirectOptions): Promise<LocalVm>
   const shim = loadShim()
   const flags = CA_XEN_DIRECT | (writable ? CA_OPEN_WRITE : 0)
   const handle = checked(shim, shim.ca_xen_open(domid, flags, BigInt(mapped)))
-  const pause = options.pause === true ? new XenPause(shim, domid) : undefined
+  // The agent also undoes the pauses of a service domain's process that dies.
+  const agent = options.pause === true ? new XenAgent(shim, domid) : undefined
+  const pause = agent === undefined ? undefined : new XenPause(agent)
   const timers: NodeJS.Timeout[] = []
   const vm = new LocalVm({
     identity,
     memory: LocalMemory.over(shim, handle, { writable, ...(pause === undefined ? {} : { pause }) }),
     ...(registers ? { vcpus: new XenVcpus(shim, domid, { blind: true }) } : {}),
     ...(pause === undefined ? {} : { pause: () => pause.hold() }),
-    release: async () => {
+    release: async (reason) => {
       for (const timer of timers) clearTimeout(timer)
-      await pause?.close()
+      try {
+        await pause?.close()
+      } finally {
+        await agent?.close(reason)
+      }
     },
   })
   // By whom it ends, the handle's close() reports; here nobody waits for it.
