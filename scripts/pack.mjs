@@ -22,13 +22,14 @@ if (!words.includes('--built')) {
   npm('run', 'build')
 }
 
-// The library is put beside its manifest only in a copy, so that no old one lies in the tree.
+// The binaries are put beside their manifest only in a copy, so that no old one lies in the tree.
 const stage = join(root, 'build', 'stage', 'linux-x64')
 rmSync(stage, { recursive: true, force: true })
 cpSync(join(root, 'packages', 'linux-x64'), stage, { recursive: true })
-copyFileSync(join(root, 'native/libvmi-shim/build/libcloudapp_shim.so'), join(stage, 'libcloudapp_shim.so'))
+const binaries = ['libcloudapp_shim.so', 'cloudapp-event-agent']
+for (const name of binaries) copyFileSync(join(root, 'native/libvmi-shim/build', name), join(stage, name))
 copyFileSync(join(root, 'LICENSE'), join(stage, 'LICENSE'))
-execFileSync('strip', ['--strip-unneeded', join(stage, 'libcloudapp_shim.so')])
+for (const name of binaries) execFileSync('strip', ['--strip-unneeded', join(stage, name)])
 
 rmSync(target, { recursive: true, force: true })
 mkdirSync(target, { recursive: true })

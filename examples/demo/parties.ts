@@ -187,10 +187,9 @@ export function copyPackage(into: string, dist = path.join(projectRoot, 'dist'))
   }
   const native = path.join(into, '@cloudapp/sdk-linux-x64')
   cpSync(path.join(projectRoot, 'packages/linux-x64'), native, { recursive: true })
-  cpSync(
-    path.join(projectRoot, 'native/libvmi-shim/build/libcloudapp_shim.so'),
-    path.join(native, 'libcloudapp_shim.so'),
-  )
+  for (const binary of ['libcloudapp_shim.so', 'cloudapp-event-agent']) {
+    cpSync(path.join(projectRoot, 'native/libvmi-shim/build', binary), path.join(native, binary))
+  }
   const own = path.join(into, '@cloudapp/sdk')
   mkdirSync(own, { recursive: true })
   cpSync(dist, path.join(own, 'dist'), { recursive: true })

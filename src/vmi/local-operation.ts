@@ -10,6 +10,7 @@ const REASONS: readonly (FaultReason | undefined)[] = [
   'reserved-bit',
   'outside-ram',
   'source',
+  'denied',
 ]
 
 /** What an operation borrows for its time: buffers that are reused between calls. */

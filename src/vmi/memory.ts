@@ -34,7 +34,10 @@ export type FaultReason =
   | 'outside-ram'
   /** The page was there but the source could not give it (hypervisor error, truncated file). */
   | 'source'
-  /** The capability does not reach the address: where a guest's pointer leads out of the memory it is limited to. */
+  /**
+   * The capability does not reach the address: where a guest's pointer leads out of the memory it is limited to. Writing: the
+   * byte holds a breakpoint of an event agent.
+   */
   | 'denied'
 
 /** A translation fault. Source of levels and bits: Intel SDM vol. 3A, 4.5. */

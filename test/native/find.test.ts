@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
-import { findNativeLibrary } from '../../src/native/find.js'
+import { findEventAgent, findNativeLibrary } from '../../src/native/find.js'
 import { loadShim } from '../../src/native/shim.js'
 
 const run = promisify(execFile)
@@ -39,6 +39,18 @@ describe('finding the native library', () => {
   it('takes what make built in a checkout', () => {
     vi.stubEnv('CLOUDAPP_NATIVE_LIB', '')
     expect(findNativeLibrary()).toMatch(/native\/libvmi-shim\/build\/libcloudapp_shim\.so$/)
+  })
+
+  it('finds the event agent in the same places', () => {
+    vi.stubEnv('CLOUDAPP_EVENT_AGENT', '')
+    expect(findEventAgent()).toMatch(/native\/libvmi-shim\/build\/cloudapp-event-agent$/)
+    vi.stubEnv('CLOUDAPP_EVENT_AGENT', join(folder, 'missing'))
+    expect(() => findEventAgent()).toThrow(
+      expect.objectContaining({
+        code: 'ERR_CLOUDAPP_NATIVE',
+        message: expect.stringContaining('CLOUDAPP_EVENT_AGENT'),
+      }),
+    )
   })
 
   it.each(['koffi', 'ffi-napi'] as const)(

@@ -124,6 +124,6 @@ describe('what was packed', () => {
     const list = readdirSync(path.join(consumer.folder, 'node_modules/@cloudapp/sdk')).sort()
     expect(list).toEqual(['CHANGELOG.md', 'LICENSE', 'README.md', 'SECURITY.md', 'dist', 'package.json'])
     const native = readdirSync(path.join(consumer.folder, 'node_modules/@cloudapp/sdk-linux-x64')).sort()
-    expect(native).toEqual(['LICENSE', 'README.md', 'libcloudapp_shim.so', 'package.json'])
+    expect(native).toEqual(['LICENSE', 'README.md', 'cloudapp-event-agent', 'libcloudapp_shim.so', 'package.json'])
   })
 })

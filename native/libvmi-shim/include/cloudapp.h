@@ -52,7 +52,7 @@ enum ca_reason {
     CA_F_RESERVED_BIT = 3,
     CA_F_OUTSIDE_RAM = 4,
     CA_F_SOURCE = 5,
-    CA_F_PATCHED = 6 /* written to: the byte holds a breakpoint of an event agent, which must be taken out first */
+    CA_F_PATCHED = 6 /* written to: the byte holds a breakpoint of an event agent ('denied') */
 };
 
 /* How an iteration ended. */

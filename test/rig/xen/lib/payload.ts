@@ -42,12 +42,14 @@ export async function payload(kernel: Kernel, options: RigOptions = {}): Promise
   const native = path.join(projectRoot, 'native/libvmi-shim')
   await run('make', ['-s', '-C', native], options)
   const at = (name: string): string => path.join(projectRoot, name)
-  const inputs = ['package.json', 'package-lock.json', 'tsup.config.ts', 'native/libvmi-shim/build/libcloudapp_shim.so']
+  const built = ['libcloudapp_shim.so', 'cloudapp-event-agent'].map((name) => `native/libvmi-shim/build/${name}`)
+  const inputs = ['package.json', 'package-lock.json', 'tsup.config.ts', ...built]
   const files = [
     ...inputs.map(at),
     ...filesOf(at('src')),
     ...filesOf(at('examples')),
     ...filesOf(PROGRAMS),
+    ...filesOf(at('test/rig/xen/native')),
     kernel.vmlinuz,
   ]
   const folder = await cached(
@@ -77,6 +79,10 @@ export async function payload(kernel: Kernel, options: RigOptions = {}): Promise
         const binary = path.join(app, name.replace(/\.c$/, ''))
         await run('gcc', [...C, path.join(PROGRAMS, name), '-o', binary], options)
       }
+      const shim = filesOf(path.join(native, 'src')).filter((file) => file.endsWith('.c'))
+      const include = [`-I${native}/include`, `-I${native}/src`]
+      const events = [...C, '-fno-strict-aliasing', ...include, at('test/rig/xen/native/events.c'), ...shim]
+      await run('gcc', [...events, '-o', path.join(app, 'events'), '-ldl', '-pthread'], options)
       cpSync(at('examples/ids/cloudapp.json'), path.join(app, 'cloudapp.json'))
       cpSync(kernel.vmlinuz, path.join(app, 'vmlinuz'))
       await run('/sbin/mke2fs', [...IMAGE, '-d', app, path.join(into, 'app.img'), '160M'], options)
