@@ -28,14 +28,18 @@ export class XlFlask implements FlaskHost {
   }
 
   async mode(): Promise<FlaskMode> {
+    let said: string
     try {
-      const said = (await this.#run('xl', ['getenforce'])).trim()
-      return said === 'Enforcing' ? 'enforcing' : said === 'Permissive' ? 'permissive' : 'absent'
+      said = await this.#run('xl', ['getenforce'])
     } catch (error) {
-      // xl says so by failing ("Flask XSM Disabled"); other failures are the caller's to know.
-      if (CloudAppError.is(error, 'ERR_CLOUDAPP_SOURCE') && /flask/i.test(error.message)) return 'absent'
-      throw error
+      // xl's exit status is the mode: it fails when Xen enforces. Without XSM it says "Flask XSM Disabled".
+      if (!CloudAppError.is(error, 'ERR_CLOUDAPP_SOURCE')) throw error
+      said = error.message
     }
+    if (/\bEnforcing\b/.test(said)) return 'enforcing'
+    if (/\bPermissive\b/.test(said)) return 'permissive'
+    if (/\bDisabled\b/.test(said)) return 'absent'
+    throw new CloudAppError('ERR_CLOUDAPP_SOURCE', `xl getenforce said '${said.trim().slice(0, 200)}'`)
   }
 
   async load(policy: Uint8Array): Promise<void> {

@@ -79,6 +79,11 @@ describe('the tools of the host', () => {
       ['b', false],
     ])
     expect(await flask.mode()).toBe('permissive')
+    const mode = (status: number, text: string) =>
+      new XlFlask(() => run('sh', ['-c', `echo ${text} >&${status === 1 ? 1 : 2}; exit ${status}`])).mode()
+    expect(await mode(1, 'Enforcing')).toBe('enforcing')
+    expect(await mode(2, 'Flask XSM Disabled')).toBe('absent')
+    expect(await failing(mode(2, 'what'))).toMatchObject(['ERR_CLOUDAPP_SOURCE', expect.anything()])
     expect(await failing(flask.set('a; reboot', true))).toMatchObject([
       'ERR_CLOUDAPP_INVALID_ARGUMENT',
       expect.anything(),
