@@ -1,11 +1,11 @@
 import type { ChildProcess } from 'node:child_process'
-import { chmodSync, chownSync, cpSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { chmodSync, chownSync, mkdirSync, renameSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { KeyPair, readManifest, signManifest } from '@cloudapp/sdk'
 import { build } from 'esbuild'
-import { privateFolder, projectRoot, removeFolder, start, stop } from '../../test/rig/lib/index.js'
+import { copyPackage, privateFolder, projectRoot, removeFolder, start, stop } from '../../test/rig/lib/index.js'
 
 /** Users of their own, so that the host's permissions part the parties; none of them needs an account. */
 export const UIDS = { sd: 64_001, client: 64_002, customer: 64_003 } as const
@@ -157,41 +157,4 @@ export class Output {
       if (value.startsWith(prefix)) return value
     }
   }
-}
-
-interface LockEntry {
-  readonly dev?: boolean
-  readonly devOptional?: boolean
-  readonly peer?: boolean
-  readonly link?: boolean
-  readonly resolved?: string
-}
-
-/** What `npm install @cloudapp/sdk` would put there: the built package, its native library and its dependencies. */
-export function copyPackage(into: string, dist = path.join(projectRoot, 'dist')): void {
-  const lock: { packages: Record<string, LockEntry> } = JSON.parse(
-    readFileSync(path.join(projectRoot, 'package-lock.json'), 'utf8'),
-  )
-  for (const [name, entry] of Object.entries(lock.packages)) {
-    const from = path.join(projectRoot, name)
-    if (
-      !name.startsWith('node_modules/') ||
-      entry.dev ||
-      entry.devOptional ||
-      entry.peer ||
-      entry.link ||
-      !existsSync(from)
-    )
-      continue
-    cpSync(from, path.join(into, name.slice('node_modules/'.length)), { recursive: true, dereference: true })
-  }
-  const native = path.join(into, '@cloudapp/sdk-linux-x64')
-  cpSync(path.join(projectRoot, 'packages/linux-x64'), native, { recursive: true })
-  for (const binary of ['libcloudapp_shim.so', 'cloudapp-event-agent']) {
-    cpSync(path.join(projectRoot, 'native/libvmi-shim/build', binary), path.join(native, binary))
-  }
-  const own = path.join(into, '@cloudapp/sdk')
-  mkdirSync(own, { recursive: true })
-  cpSync(dist, path.join(own, 'dist'), { recursive: true })
-  cpSync(path.join(projectRoot, 'package.json'), path.join(own, 'package.json'))
 }

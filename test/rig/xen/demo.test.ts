@@ -37,9 +37,20 @@ describe('the main job, with the service domain as a process of dom0', () => {
     const direct = await parties.run('sd', 'refuse', [web.uri])
     expect(direct.stdout).toMatch(/^ERR_CLOUDAPP_UNSUPPORTED: /)
 
+    // The publisher signs what it ships.
+    await parties.json('sd', ['keys', 'generate', 'publisher.key'])
+    await parties.run('sd', 'cloudapp', [
+      'manifest',
+      'sign',
+      '/app/cloudapp.json',
+      '--key',
+      'publisher.key',
+      '--out',
+      'cloudapp.json',
+    ])
     const endpoint = parties.socket('ids')
     await parties.start('sd', 'ids', [
-      ...['--manifest', '/app/cloudapp.json', '--key', 'sd.key', '--broker', socket, '--listen', endpoint],
+      ...['--manifest', 'cloudapp.json', '--key', 'sd.key', '--broker', socket, '--listen', endpoint],
       ...['--store', 'findings.db', '--inbox', 'inbox', '--client', `${UIDS.client}=${web.uuid}`],
     ])
     await parties.said('ids', 'serves')

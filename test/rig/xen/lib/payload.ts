@@ -1,9 +1,9 @@
 import { cpSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
 import path from 'node:path'
 import { build } from 'esbuild'
-import { copyPackage } from '../../../../examples/demo/parties.js'
 import { cached, fileKey, keyOf, projectRoot } from '../../lib/cache.js'
 import type { Kernel } from '../../lib/kernels.js'
+import { copyPackage } from '../../lib/package.js'
 import { run } from '../../lib/process.js'
 import type { RigOptions } from '../../lib/types.js'
 
