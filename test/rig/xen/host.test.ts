@@ -1,0 +1,120 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { Linux } from '../../../src/vmi/linux/linux.js'
+import { openVm } from '../../../src/vmi/sources/open.js'
+import { sharedXen, showConsoles, type XenGuest, type XenHost } from './lib/index.js'
+
+interface Check {
+  readonly name: string
+  readonly status: string
+  readonly found: string
+  readonly fix?: string
+}
+
+interface Report {
+  readonly checks: readonly Check[]
+  readonly sources: readonly { kind: string; usable: boolean; why: string }[]
+}
+
+const DOCTOR = ['node_modules/@cloudapp/sdk/dist/cli/main.js', 'doctor', '--json']
+
+let xen: XenHost
+let small: XenGuest
+
+beforeAll(async () => {
+  xen = await sharedXen()
+  small = await xen.createGuest({ name: 'small', kind: 'pvh', memory: '128M' })
+}, 900_000)
+afterAll(async () => small?.destroy())
+showConsoles()
+
+function doctorOf(text: string): { check: (name: string) => Check | undefined; xen: { usable: boolean; why: string } } {
+  const report: Report = JSON.parse(text)
+  const source = report.sources.find(({ kind }) => kind === 'xen')
+  if (source === undefined) throw new Error('no word about xen:')
+  return { check: (name) => report.checks.find((check) => check.name === name), xen: source }
+}
+
+describe('doctor', () => {
+  it('is content with dom0', async () => {
+    const { check, xen: source } = doctorOf((await xen.dom0.node(DOCTOR)).stdout)
+    for (const name of ['xen', 'xen devices', 'xen libraries']) expect(check(name)).toMatchObject({ status: 'ok' })
+    expect(source).toMatchObject({ usable: true, why: expect.stringMatching(/[1-9]\d* HVM or PVH guests run/) })
+  })
+
+  it('names a library that is missing in dom0, and the package', async () => {
+    const [from, to] = ['/usr/lib/x86_64-linux-gnu/libxenforeignmemory.so.1', '/tmp/away']
+    await xen.dom0.run(`mkdir -p ${to} && mv ${from}* ${to}`)
+    try {
+      const { check, xen: source } = doctorOf((await xen.dom0.node(DOCTOR)).stdout)
+      expect(check('xen libraries')).toMatchObject({
+        status: 'missing',
+        fix: expect.stringContaining('apt-get install'),
+      })
+      expect(source).toMatchObject({
+        usable: false,
+        why: expect.stringContaining('apt-get install libxenforeignmemory1'),
+      })
+    } finally {
+      await xen.dom0.run(`mv ${to}/* ${path.dirname(from)}`)
+    }
+  })
+
+  it('tells a user who may not open the devices to be root', async () => {
+    const nobody = `cd /app && HOME=/tmp setpriv --reuid 65534 --regid 65534 --clear-groups node ${DOCTOR.join(' ')}`
+    const { check, xen: source } = doctorOf((await xen.dom0.run(nobody)).stdout)
+    expect(check('xen devices')).toMatchObject({ status: 'missing', fix: expect.stringContaining('root') })
+    expect(source).toMatchObject({ usable: false, why: expect.stringContaining('run as root') })
+  })
+
+  it('knows a domU whose privcmd is restricted (XSA-482), and one whose is not', async () => {
+    const modules = ['xen-evtchn', 'xen-gntdev', 'xen-gntalloc', 'xenfs', 'xen-privcmd']
+    const guest = await xen.createGuest({ name: 'domu', kind: 'pv', node: true, modules })
+    const { check, xen: source } = doctorOf((await guest.node(DOCTOR)).stdout)
+    expect(check('xen')).toMatchObject({
+      status: 'missing',
+      found: expect.stringContaining('XSA-482'),
+      fix: expect.stringMatching(/broker in dom0.*unrestricted=1/),
+    })
+    expect(source.usable).toBe(false)
+    // What doctor advises, done.
+    await guest.run('umount /proc/xen; rmmod xenfs xen_privcmd; insmod /lib/rig/xen_privcmd.ko unrestricted=1')
+    const again = doctorOf((await guest.node(DOCTOR)).stdout)
+    expect(again.check('xen')).toMatchObject({ status: 'ok', found: expect.stringContaining('unrestricted') })
+    // Xen itself, without FLASK, still refuses.
+    expect(again.xen.usable).toBe(false)
+    await guest.destroy()
+  })
+})
+
+describe('a snapshot', () => {
+  it('that xl dump-core wrote shows the tasks the guest had', async () => {
+    const folder = mkdtempSync(path.join(tmpdir(), 'xen-dump-'))
+    process.env.CLOUDAPP_CACHE = path.join(folder, 'cache')
+    try {
+      await small.run('sleep 424242 > /dev/null 2>&1 &')
+      await xen.dom0.run('xl dump-core small /tmp/small.core', { timeoutMs: 600_000 })
+      const file = path.join(folder, 'small.core')
+      writeFileSync(file, await xen.dom0.pull('/tmp/small.core'))
+      await xen.dom0.run('rm /tmp/small.core')
+      await using vm = await openVm(`elf:${file}`)
+      const linux = await Linux.attach(vm)
+      expect(linux.release).toBe(xen.kernel.release)
+      const names = (await linux.tasks()).map(({ comm }) => comm)
+      expect(names).toEqual(expect.arrayContaining(['init', 'kthreadd', 'sleep']))
+      expect((await vm.vcpus?.registers())?.length).toBe(1)
+    } finally {
+      delete process.env.CLOUDAPP_CACHE
+      rmSync(folder, { recursive: true, force: true })
+    }
+  })
+})
+
+describe('a service domain that comes and goes', () => {
+  it('holds no more of dom0 after 25 attachments than after 20', async () => {
+    const { stdout } = await xen.dom0.node(['soak.mjs', 'xen:small', '5'], { timeoutMs: 600_000 })
+    expect(JSON.parse(stdout)).toMatchObject({ grown: [], after: { mapped: 0 } })
+  })
+})
