@@ -14,9 +14,10 @@ const NEXT: Readonly<Partial<Record<CloudAppErrorCode, string>>> = {
   ERR_CLOUDAPP_LIMIT: 'ask for less at a time',
   ERR_CLOUDAPP_DENIED: "ask the VM's owner to delegate the missing right (`cloudapp delegate`)",
   ERR_CLOUDAPP_REVOKED: "the VM's owner took the delegation back; ask for a new one",
-  ERR_CLOUDAPP_EXPIRED: "ask the VM's owner for a new delegation",
+  ERR_CLOUDAPP_EXPIRED: "ask the VM's owner for a new delegation, or a new pass",
   ERR_CLOUDAPP_TOKEN: 'use the token exactly as it was handed over, for the VM and the broker it names',
-  ERR_CLOUDAPP_PROOF: 'use the private key of the party the token was delegated to',
+  ERR_CLOUDAPP_PROOF:
+    'use the private key of the party the token was delegated to; a pass at the service domain it names; a signed manifest',
   ERR_CLOUDAPP_AUDIT: 'do not trust the log past the record named above; compare with the last head you were handed',
   ERR_CLOUDAPP_PROTOCOL: 'check that the endpoint is a service of this package and of a fitting version',
   ERR_CLOUDAPP_TIMEOUT: 'check that the other side runs, and try again',

@@ -15,6 +15,8 @@ export interface GuardLimits {
 export const GUARD_LIMITS: GuardLimits = { calls: 1024, path: 8, stubs: 64 }
 
 const NAME = 64
+/** Answers given up that are still reckoned with. */
+const LATE = 1024
 
 /**
  * Watches the messages of one capnweb session (its wire is described in protocol.md of capnweb 0.12) and refuses what
@@ -30,6 +32,8 @@ export class Guard {
   /** Those of them whose answer was asked for and not sent. */
   readonly #running = new Map<number, number>()
   readonly #awaited = new Set<number>()
+  /** Answers this side asked for and then gave up: each may still come, once. */
+  readonly #late = new Set<number>()
   #received = 0
   #sent = 0
   runningBytes = 0
@@ -68,7 +72,7 @@ export class Guard {
         this.#awaited.add(message[1] as number)
         break
       case 'release':
-        this.#awaited.delete(message[1] as number)
+        if (this.#awaited.delete(message[1] as number)) this.#giveUp(message[1] as number)
         break
       case 'resolve':
       case 'reject':
@@ -116,10 +120,11 @@ export class Guard {
       case 'reject': {
         arity(message, 3)
         const id = identifier(message[1])
-        if (id > this.#sent || id === 0) throw broken('an answer to no call')
-        this.#awaited.delete(id)
+        // capnweb takes in an answer to no call, and lets go of it; a promise in it then rejects where nobody listens, and
+        // that ends the process. So an answer is to a call that waits, or to one let go of whose answer was on its way.
+        if (!this.#awaited.delete(id) && !this.#late.delete(id)) throw broken('an answer to no call')
         // What the peer answers may bring stubs: that is how it hands out capabilities.
-        this.#expression(message[2], { stubs: 0, allow: true }, 0)
+        this.#expression(message[2], { stubs: 0, allow: true, answer: true }, 0)
         return
       }
       case 'release': {
@@ -138,6 +143,13 @@ export class Guard {
       default:
         throw broken('an unknown message')
     }
+  }
+
+  #giveUp(id: number): void {
+    this.#late.add(id)
+    // A peer that learns of it first sends none: what is this old does not come any more.
+    const oldest = this.#late.values().next().value
+    if (this.#late.size > LATE && oldest !== undefined) this.#late.delete(oldest)
   }
 
   #finish(id: number): void {
@@ -184,7 +196,7 @@ export class Guard {
   }
 
   // Depth is bounded by the frame's.
-  #expression(value: unknown, state: { stubs: number; allow: boolean }, depth: number): void {
+  #expression(value: unknown, state: Expected, depth: number): void {
     if (typeof value !== 'object' || value === null || value instanceof Uint8Array) return
     if (!Array.isArray(value)) {
       for (const key of Object.keys(value)) this.#expression((value as Record<string, unknown>)[key], state, depth + 1)
@@ -219,12 +231,17 @@ export class Guard {
         if (value.length > 3) throw broken('a call inside arguments')
         identifier(value[1])
         if (value.length === 3) this.#path(value[2])
-        this.#stub(state, true)
+        // In an answer it would be a thing of this side's own, which only comes back if this side gave it away.
+        this.#stub(state, !state.answer || this.#allowStubs)
         return
       case 'export':
-      case 'promise':
         identifier(value[1])
         this.#stub(state, state.allow)
+        return
+      case 'promise':
+        // An answer of ours is whole when it is sent: a promise in it has no use, and could be left to break.
+        identifier(value[1])
+        this.#stub(state, state.allow && !state.answer)
         return
       case 'readable':
       case 'writable':
@@ -243,6 +260,14 @@ export class Guard {
     if (!allowed) throw broken('a stub, which is not allowed here')
     if (++state.stubs > this.limits.stubs) throw broken(`more than ${this.limits.stubs} stubs in a message`)
   }
+}
+
+/** What one message may hold. */
+interface Expected {
+  stubs: number
+  /** Stubs of the peer's. */
+  readonly allow: boolean
+  readonly answer?: true
 }
 
 function arity(message: readonly unknown[], count: number): void {

@@ -1,7 +1,11 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { createInterface } from 'node:readline'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { KeyPair } from '../../src/capabilities/keys.js'
 import { signManifest } from '../../src/capabilities/manifest-sign.js'
 import { ServiceDomain } from '../../src/service/domain.js'
@@ -12,9 +16,12 @@ const folder = mkdtempSync(path.join(tmpdir(), 'cloudapp-findings-'))
 const endpoint = path.join(folder, 'sd.sock')
 const about = { name: 'web-1', uuid: '5e1fd0b4-6a71-4b5c-9d65-6f0a6e2f3f11', bootNonce: '0'.repeat(32) }
 let sd: ServiceDomain
+const running: ChildProcess[] = []
+const main = path.resolve(import.meta.dirname, '../../dist/cli/main.js')
 
-beforeAll(async () => {
-  sd = await ServiceDomain.start({
+const key = KeyPair.generate()
+const start = () =>
+  ServiceDomain.start({
     manifest: signManifest(
       {
         cloudapp: 1,
@@ -27,18 +34,31 @@ beforeAll(async () => {
       },
       KeyPair.generate(),
     ),
-    key: KeyPair.generate(),
+    key: key,
     broker: path.join(folder, 'no-broker.sock'),
     listen: endpoint,
     store: path.join(folder, 'findings.db'),
   })
+
+beforeAll(async () => {
+  sd = await start()
   await sd.findings.raise({ id: 'hidden', about, title: 'Hidden process \u001b[8mminer', severity: 'high' })
   await sd.findings.raise({ id: 'odd', about, title: 'Odd bytes', severity: 'low' })
 })
 afterAll(async () => {
+  for (const child of running) child.kill()
   await sd?.close()
   rmSync(folder, { recursive: true })
 })
+
+const lines = (text: string) => text.trimEnd().split('\n')
+
+/** Starts a command that goes on; ended after the tests. */
+function goesOn(args: readonly string[]) {
+  const child = spawn(process.execPath, [main, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
+  running.push(child)
+  return { child, lines: createInterface({ input: child.stdout })[Symbol.asyncIterator]() }
+}
 
 describe('cloudapp findings list', () => {
   it('prints a table in which a hostile title can do nothing', async () => {
@@ -67,5 +87,107 @@ describe('cloudapp findings list', () => {
     const absent = await cloudapp(['findings', 'list', '--endpoint', path.join(folder, 'none.sock')])
     expect(absent.code).toBe(1)
     expect(absent.stderr).toMatch(/code: ERR_CLOUDAPP_/)
+  })
+})
+
+describe('cloudapp findings watch', () => {
+  it('gives what is stored and each change as a document, and ends well when it is interrupted', async () => {
+    const { child, lines } = goesOn(['findings', 'watch', '--endpoint', endpoint, '--min-severity', 'medium', '--json'])
+    const next = async () => JSON.parse((await lines.next()).value)
+    expect(await next()).toMatchObject({ type: 'finding', change: 'create', finding: { severity: 'High' } })
+    expect(await next()).toEqual({ type: 'live' })
+    await sd.findings.raise({ id: 'later', about, title: 'Later', severity: 'critical' })
+    const later = await next()
+    expect(later).toMatchObject({ type: 'finding', finding: { message: 'Later' } })
+    await sd.findings.close('later')
+    expect(await next()).toMatchObject({ change: 'close' })
+    child.kill('SIGINT')
+    const [code] = await once(child, 'exit')
+    expect(code).toBe(0)
+    const resumed = goesOn(['findings', 'watch', '--endpoint', endpoint, '--since', later.cursor, '--json'])
+    expect(JSON.parse((await resumed.lines.next()).value)).toMatchObject({ change: 'close' })
+  })
+
+  it('gives a line for each change where there is no terminal, in which a hostile title can do nothing', async () => {
+    const { lines } = goesOn(['findings', 'watch', '--endpoint', endpoint, '--vm', 'web-1'])
+    const { value } = await lines.next()
+    expect(value).toMatch(/^\d{4}-.* {2}create .*High {2}web-1 {2}Hidden process \\x1b\[8mminer {2}x1 {2}\w{8}-/)
+  })
+
+  it('draws a table on a terminal, and goes on when the service domain was restarted', async () => {
+    // script(1) gives it a terminal of its own.
+    const command = `${process.execPath} ${main} findings watch --endpoint ${endpoint}`
+    const child = spawn('script', ['-qec', command, '/dev/null'], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+      env: { ...process.env, TERM: 'xterm' },
+    })
+    running.push(child)
+    let shown = ''
+    child.stdout.setEncoding('utf8').on('data', (text) => {
+      shown += text
+    })
+    await vi.waitFor(() => expect(shown).toMatch(/SEVERITY +TITLE[\s\S]*Test IDS: live/), { timeout: 60_000 })
+    await sd.close()
+    sd = await start()
+    await sd.findings.raise({ id: 'after', about, title: 'After the restart', severity: 'critical' })
+    await vi.waitFor(() => expect(shown).toContain('After the restart'), { timeout: 60_000 })
+    expect(shown).not.toContain('\u001b[8m')
+  })
+})
+
+describe('cloudapp findings show', () => {
+  it('shows one with its evidence, saves what lies beside it, and marks it as seen', async () => {
+    const data = Buffer.from('evidence')
+    const artifacts = [{ name: '../x', data }]
+    const { uid } = await sd.findings.raise({ id: 'beside', about, title: 'Beside', severity: 'low', artifacts })
+    const show = (...more: string[]) => cloudapp(['findings', 'show', '--endpoint', endpoint, uid, ...more])
+    const digest = `sha256:${createHash('sha256').update(data).digest('hex')}`
+    expect((await show()).stdout).toContain(
+      `artifact ../x (application/octet-stream, 8 bytes)\n    --artifact ${digest}`,
+    )
+    const file = path.join(folder, 'evidence.bin')
+    expect((await show('--artifact', digest, '--out', file)).code).toBe(0)
+    expect(readFileSync(file, 'utf8')).toBe('evidence')
+    expect((await show('--artifact', digest, '--out', file)).stderr).toContain('not overwritten')
+    const seen = JSON.parse((await show('--acknowledge', '--comment', 'mine', '--json')).stdout)
+    assertOcsf('detection_finding', seen)
+    expect(seen).toMatchObject({ status: 'In Progress', comment: 'mine' })
+    expect(await cloudapp(['findings', 'show', '--endpoint', endpoint, 'no-such'])).toMatchObject({ code: 1 })
+  })
+})
+
+describe('cloudapp gateway and cloudapp pass', () => {
+  it('serve HTTP to who bears the local secret, or a pass of a customer', async () => {
+    const [owner, service, secret] = ['owner.key', 'sd.pub', 'secret'].map((name) => path.join(folder, name)) as [
+      string,
+      string,
+      string,
+    ]
+    await cloudapp(['keys', 'generate', owner])
+    writeFileSync(service, sd.key.publicKey)
+    const pass = (await cloudapp(['pass', '--key', owner, '--service', service, '--expires', '10m'])).stdout.trim()
+    const gateway = goesOn(['gateway', '--endpoint', endpoint, '--port', '0', '--secret-file', secret])
+    const url = /http:\/\/127\.0\.0\.1:\d+/.exec((await gateway.lines.next()).value)?.[0] ?? ''
+    expect(statSync(secret).mode & 0o777).toBe(0o600)
+    const count = async (bearer: string) => {
+      const response = await fetch(`${url}/v1/findings`, { headers: { authorization: `Bearer ${bearer}` } })
+      return response.ok ? ((await response.json()) as { findings: [] }).findings.length : response.status
+    }
+    expect(await count(readFileSync(secret, 'utf8').trim())).toBeGreaterThan(1)
+    // This key owns no VM here.
+    expect(await count(pass)).toBe(0)
+    expect(await count(`${pass}x`)).toBe(401)
+    const open = await cloudapp(['gateway', '--endpoint', endpoint, '--host', '0.0.0.0'])
+    expect(open).toMatchObject({ code: 1, stderr: expect.stringContaining('is not loopback') })
+  })
+})
+
+describe('cloudapp conform', () => {
+  it('passes on our service domain and says what it checked', async () => {
+    const { code, stdout } = await cloudapp(['conform', endpoint, '--only', 'findings'])
+    expect(lines(stdout).at(-1)).toMatch(/^\d+ passed, 0 failed, \d+ skipped$/)
+    expect(code).toBe(0)
+    const { checks } = JSON.parse((await cloudapp(['conform', endpoint, '--only', 'describe', '--json'])).stdout)
+    expect(checks).toMatchObject([{ name: 'describe', outcome: 'passed' }])
   })
 })

@@ -245,6 +245,9 @@ describe('a hostile peer', () => {
     ['a path step that is an object', [call([{}])], /path/],
     ['an answer to no call', [['resolve', 1, 5]], /no call/],
     ['an answer to the main object', [['resolve', 0, 5]], /no call/],
+    // It would reject, unheard, in the process that is attacked, and end it.
+    ['a promise in an answer to what was never asked', [['resolve', -3, ['promise', 6]]], /no call/],
+    ['a second refusal', [['reject', -1, ['error', 'Error', 'x']]], /no call/],
     ['a release of the main object', [['release', 0, 1]], /release/],
     ['a negative release', [call(['echo']), ['release', 1, -5]], /release/],
     ['a message that is no array', [{ push: 1 }], /no array/],
