@@ -67,7 +67,9 @@ export class LiveTable implements Disposable {
   #draw(): void {
     clearTimeout(this.#timer)
     this.#timer = undefined
-    const { columns = 80, rows = 24 } = this.#terminal
+    // A terminal that does not know its size says 0.
+    const columns = this.#terminal.columns || 80
+    const rows = this.#terminal.rows || 24
     const shown = [...this.#findings.values()].slice(-Math.max(1, rows - 3))
     const table = findingsTable(shown, { width: columns - 1, color: true }).trimEnd()
     const frame = `${table}\n${this.#status.slice(0, columns - 1)}\n`
