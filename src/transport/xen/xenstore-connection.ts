@@ -81,10 +81,12 @@ export class StoreConnection {
     }
     const waiting = this.#waiting.get(message.request)
     if (waiting === undefined) throw new CloudAppError('ERR_CLOUDAPP_PROTOCOL', 'xenstore answered what was not asked')
+    if (message.type !== XS.ERROR && message.type !== waiting.type) {
+      throw new CloudAppError('ERR_CLOUDAPP_PROTOCOL', 'xenstore answered with another type')
+    }
     this.#waiting.delete(message.request)
     if (message.type === XS.ERROR) waiting.reject(storeError(message.body, waiting.what))
-    else if (message.type === waiting.type) waiting.resolve(message.body)
-    else throw new CloudAppError('ERR_CLOUDAPP_PROTOCOL', 'xenstore answered with another type')
+    else waiting.resolve(message.body)
   }
 
   #end(reason: CloudAppError): void {

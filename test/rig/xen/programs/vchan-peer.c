@@ -52,7 +52,7 @@ static void echo(struct libxenvchan *vchan) {
     vchan->blocking = 1;
     for (int got; (got = vchan_read(vchan, buffer, sizeof buffer)) > 0;)
         for (int put = 0, n; put < got; put += n)
-            if ((n = vchan_write(vchan, buffer + put, got - put)) <= 0) return;
+            if ((n = vchan_write(vchan, buffer + put, (size_t)(got - put))) <= 0) return;
 }
 
 static void drive(struct libxenvchan *vchan, unsigned long most) {

@@ -1,0 +1,146 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { sharedXen, showConsoles, type XenGuest, type XenHost } from './lib/index.js'
+
+const DEVICES = ['xen-evtchn', 'xen-gntdev', 'xen-gntalloc', 'xenfs']
+
+let xen: XenHost
+let server: XenGuest
+let client: XenGuest
+
+beforeAll(async () => {
+  xen = await sharedXen()
+  const guest = (name: string) =>
+    xen.createGuest({ name, kind: 'pvh', node: true, memory: '384M', modules: DEVICES, timeoutMs: 600_000 })
+  ;[server, client] = await Promise.all([guest('vchan-a'), guest('vchan-b')])
+}, 1_200_000)
+afterAll(async () => {
+  for (const guest of [server, client]) await guest?.destroy().catch(() => {})
+})
+showConsoles()
+
+let serial = 0
+/** A path below the server's own folder, which it may write. */
+const freshPath = (domid: number): string => `/local/domain/${domid}/data/test/${serial++}`
+
+interface Running {
+  /** Waits for a line like this, and gives it. */
+  said(pattern: string): Promise<string>
+  /** Waits for its end, and gives all it said. */
+  end(): Promise<string>
+  readonly pid: Promise<string>
+}
+
+const LIMIT = { timeoutMs: 330_000 }
+
+/** Starts a program in a guest, in the background. */
+async function start(guest: XenGuest, line: string): Promise<Running> {
+  const log = `/tmp/log-${serial++}`
+  // exec twice: the pid is the program's own.
+  await guest.run(`cd /app; (echo $$ > /dev/null; exec sh -c 'echo $$ > ${log}.pid; exec ${line}') > ${log} 2>&1 &`)
+  const wait = (until: string) =>
+    guest.run(`timeout 300 sh -c 'until ${until}; do sleep 0.3; done' || { cat ${log}; exit 1; }; cat ${log}`, LIMIT)
+  const gone = `[ -e ${log}.pid ] && ! [ -e /proc/$(cat ${log}.pid)/exe ]`
+  return {
+    async said(pattern) {
+      const { stdout } = await wait(`grep -qE "${pattern}" ${log} || { ${gone}; }`)
+      const line = stdout.split('\n').find((text) => new RegExp(pattern).test(text))
+      if (line === undefined) throw new Error(`It ended without '${pattern}':\n${stdout}`)
+      return line
+    },
+    end: async () => (await wait(gone)).stdout,
+    pid: guest.run(`cat ${log}.pid`).then(({ stdout }) => stdout.trim()),
+  }
+}
+
+const ours = (role: 'serve' | 'connect', domid: number, path: string, ring: number, mode: string) =>
+  `node vchan.mjs ${role} ${domid} ${path} ${ring} ${mode}`
+const theirs = (role: 'server' | 'client', domid: number, path: string, ring: number, mode: string) =>
+  `/app/vchan-peer ${role} ${domid} ${path} ${ring} ${mode}`
+
+describe('xenstore, grants and event channels between two guests', () => {
+  it('passes all that the programs check', async () => {
+    const path = freshPath(server.domid)
+    const one = await start(server, `node xen-parts.mjs give ${client.domid} ${path}`)
+    const other = await start(client, `node xen-parts.mjs take ${server.domid} ${path}`)
+    expect(await other.end()).toContain('all fine')
+    expect(await one.end()).toContain('all fine')
+  }, 700_000)
+})
+
+describe("a vchan with Debian's libxenvchan at the other end", () => {
+  // 1 KiB: one ring of 1 and one of 2, both in the shared page; 4 KiB: a page each; 64 KiB: the default.
+  it.each([1024, 4096, 65_536, 1_048_576])('serves it with rings of %i bytes, whatever the pieces', async (ring) => {
+    const path = freshPath(server.domid)
+    const end = await start(server, ours('serve', client.domid, path, ring, 'echo'))
+    await end.said('^open')
+    const { stdout } = await client.run(
+      theirs('client', server.domid, path, ring, `drive ${Math.min(3 * ring, 80_000)}`),
+      LIMIT,
+    )
+    expect(stdout).toMatch(/^open\ndrove \d+ bytes\nclosed\n$/)
+    expect(await end.end()).toContain(`"domid":${client.domid}`)
+  })
+
+  it.each([1024, 65_536, 1_048_576])('connects to it with rings of %i bytes', async (ring) => {
+    const path = freshPath(server.domid)
+    const end = await start(server, theirs('server', client.domid, path, ring, 'echo'))
+    await end.said('^open')
+    const drive = ours('connect', server.domid, path, ring, `drive ${Math.min(3 * ring, 80_000)}`)
+    const { stdout } = await client.run(`cd /app; ${drive}`, LIMIT)
+    expect(stdout).toMatch(/^peer .*\ndrove \d+ bytes\nclosed \d+\n$/)
+    expect(await end.end()).toContain('closed')
+  })
+
+  it.each([
+    [0, '0x7fffffff'],
+    [1, '0x7fffffff'],
+    [2, '0x7fffffff'],
+    [3, '0x7fffffff'],
+  ])('ends with an error when a peer corrupts index %i', async (index, value) => {
+    const path = freshPath(server.domid)
+    const end = await start(server, ours('serve', client.domid, path, 4096, 'hold'))
+    await end.said('^open')
+    const liar = await start(client, theirs('client', server.domid, path, 4096, `lie ${index} ${value}`))
+    await liar.said('^lied')
+    expect(await end.end()).toMatch(/ERR_CLOUDAPP_PROTOCOL the peer wrote impossible indexes/)
+    await client.run(`kill -KILL ${await liar.pid}`)
+  })
+})
+
+describe('a vchan whose peer goes away', () => {
+  /** ms between a moment of the one clock all domains see through Xen, and when the other end told of it. */
+  const late = (said: string, at: number): number => Number(/^closed (\d+)$/m.exec(said)?.[1]) - at
+
+  it('ends when the peer is killed', async () => {
+    const path = freshPath(server.domid)
+    const end = await start(server, ours('serve', client.domid, path, 4096, 'hold'))
+    await end.said('^open')
+    const peer = await start(client, theirs('client', server.domid, path, 4096, 'hold'))
+    await peer.said('^held')
+    await end.said('^held')
+    await client.run(`kill -KILL ${await peer.pid}`)
+    expect(await end.end()).toContain('the peer ended')
+  })
+
+  it('ends within a second when the peer domain is destroyed', async () => {
+    const doomed = await xen.createGuest({
+      name: 'vchan-c',
+      kind: 'pvh',
+      node: true,
+      memory: '256M',
+      modules: DEVICES,
+      timeoutMs: 600_000,
+    })
+    const path = freshPath(server.domid)
+    const end = await start(server, ours('serve', doomed.domid, path, 4096, 'hold'))
+    await end.said('^open')
+    const peer = await start(doomed, theirs('client', server.domid, path, 4096, 'hold'))
+    await peer.said('^held')
+    await end.said('^held')
+    // xl returns when the domain is gone for Xen; that it goes takes longest.
+    const { stdout } = await xen.dom0.run(`xl destroy ${doomed.domid}; date +%s%3N`)
+    const said = await end.end()
+    expect(said).toMatch(/ERR_CLOUDAPP_CLOSED The vchan ended: domain \d+ has ended/)
+    expect(late(said, Number(stdout))).toBeLessThan(1000)
+  }, 900_000)
+})
