@@ -6,6 +6,7 @@ import { benchFindings } from './findings.js'
 import { guestImage } from './image.js'
 import type { Measurement } from './measure.js'
 import { benchSd } from './sd.js'
+import { benchVchan } from './vchan.js'
 import { benchVmi } from './vmi.js'
 import { benchXen } from './xen.js'
 
@@ -19,6 +20,7 @@ const PARTS: Readonly<Record<string, (progress: Progress) => Promise<Measurement
   findings: benchFindings,
   events: benchEvents,
   xen: benchXen,
+  vchan: benchVchan,
 }
 
 const { values, positionals } = parseArgs({ options: { json: { type: 'string' } }, allowPositionals: true })

@@ -1,5 +1,7 @@
 import { constants, existsSync, readdirSync, readFileSync } from 'node:fs'
 import { loadShim } from '../../native/shim.js'
+import { GRANT_PAGE } from '../../transport/xen/grant-table.js'
+import { VCHAN_RING } from '../../transport/xen/vchan.js'
 import { listDomains } from '../../vmi/sources/xen-domains.js'
 import { type Check, missing, ok, type SourceVerdict } from './check.js'
 import { mayUse } from './host.js'
@@ -42,7 +44,7 @@ export function checkXen(root = ''): Check[] {
     ]
   }
   const role = text(`${root}/proc/xen/capabilities`)?.includes('control_d') ? 'dom0' : 'domU'
-  return [role === 'dom0' ? ok('xen', role) : guest(root), devices(root), libraries(root)]
+  return [role === 'dom0' ? ok('xen', role) : guest(root), devices(root), grants(root), libraries(root)]
 }
 
 const BROKER = 'run the broker in dom0, which serves a guest over its socket'
@@ -86,6 +88,20 @@ function devices(root: string): Check {
   return closed.length > 0
     ? missing('xen devices', `no permission on ${closed.map((name) => `/dev/xen/${name}`).join(', ')}`, 'run as root')
     : ok('xen devices', DEVICES.map((name) => `/dev/xen/${name}`).join(', '))
+}
+
+/** What a domain may share with others at a time: each vchan that is served takes its rings' pages and one more. */
+function grants(root: string): Check {
+  const parameter = '/sys/module/xen_gntalloc/parameters/limit'
+  const limit = Number(text(root + parameter))
+  if (!Number.isInteger(limit) || limit <= 0) {
+    return missing('xen grants', 'gntalloc is not loaded: no vchan can be served here', 'modprobe xen-gntalloc')
+  }
+  const pages = (2 * VCHAN_RING) / GRANT_PAGE + 1
+  return ok(
+    'xen grants',
+    `${limit} for all processes (${parameter}): ${Math.floor(limit / pages)} vchans of 64 KiB rings`,
+  )
 }
 
 function libraries(root: string): Check {

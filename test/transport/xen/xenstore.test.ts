@@ -48,7 +48,9 @@ describe('XenStore', () => {
     const store = await daemon((message, socket) => {
       held.push(message)
       if (held.length < 3) return
-      const all = held.toReversed().map((one) => encodeMessage({ ...one, body: Buffer.from(`for ${Buffer.from(one.body)}`) }))
+      const all = held
+        .toReversed()
+        .map((one) => encodeMessage({ ...one, body: Buffer.from(`for ${Buffer.from(one.body)}`) }))
       for (const byte of Buffer.concat(all)) socket.write(new Uint8Array([byte]))
     })
     const read = (key: string) => store.read(key)
