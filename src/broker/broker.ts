@@ -1,4 +1,4 @@
-import { mkdir } from 'node:fs/promises'
+import { mkdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Clock, openClock } from '../capabilities/clock.js'
 import type { KeyPair, PublicKey } from '../capabilities/keys.js'
@@ -80,10 +80,10 @@ const OPTIONS = ['key', 'register', 'state', 'audit', 'maxPauseMs', 'open', 'sup
 export async function openBroker(options: BrokerOptions): Promise<Broker> {
   checkOptions('openBroker', options, OPTIONS)
   checkOptions('openBroker audit', options.audit, ['path', 'fsync', 'intervalMs', 'quota', 'segmentBytes'])
-  await mkdir(options.state, { recursive: true, mode: 0o700 })
+  await ownFolder(options.state)
   const register = typeof options.register === 'string' ? await OwnerRegister.open(options.register) : options.register
   const clock = openClock({ path: join(options.state, 'clock') })
-  const state = await BrokerState.open(options.state)
+  const state = await BrokerState.open(options.state, () => clock.now())
   const audit = await AuditLog.open({
     path: join(options.state, 'audit.log'),
     quota: QUOTA,
@@ -98,6 +98,15 @@ export async function openBroker(options: BrokerOptions): Promise<Broker> {
     details: { vms: register.list().length },
   })
   return broker
+}
+
+/** Makes the folder if it is missing. One that others can write to, they can also put links in: it is refused. */
+async function ownFolder(path: string): Promise<void> {
+  await mkdir(path, { recursive: true, mode: 0o700 })
+  const { mode, uid } = await stat(path)
+  const bad = (why: string) => new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `the folder ${path} ${why}`)
+  if ((mode & 0o022) !== 0) throw bad(`may be written by others; make it safe with: chmod go-w ${path}`)
+  if (uid !== 0 && uid !== process.geteuid?.()) throw bad('belongs to another user')
 }
 
 class OpenBroker implements Broker {
@@ -121,6 +130,7 @@ class OpenBroker implements Broker {
       maxPauseMs: options.maxPauseMs ?? 5000,
       leases: new Set(),
       ...(options.supervisor === undefined ? {} : { direct: new DirectClient(options.supervisor) }),
+      held: new Map(),
       end: (lease, reason) => this.#end(lease, reason),
     }
     this.core.vms.onGone = (uuid, reason) => {
@@ -203,6 +213,11 @@ class OpenBroker implements Broker {
   #take(channel: Channel): void {
     const user = quotaGroup(channel.peer)
     const used = this.#users.get(user) ?? 0
+    if (used >= MAX_OF_USER || this.#connections.size >= MAX_CONNECTIONS) {
+      // Whoever came and has nothing to show makes room: those who hold something are not shut out by silence.
+      const of = [...this.#connections].find((one) => one.idleStranger && (used < MAX_OF_USER || one.group === user))
+      void of?.close()
+    }
     const connection =
       this.#closing === undefined && this.#connections.size < MAX_CONNECTIONS && used < MAX_OF_USER
         ? this.#connection(channel)
@@ -232,7 +247,11 @@ class OpenBroker implements Broker {
   }
 
   #end(lease: Lease, reason: CloudAppError): void {
-    if (!this.core.leases.delete(lease)) return
+    const { leases, held } = this.core
+    if (!leases.delete(lease)) return
+    const left = (held.get(lease.delegate) ?? 1) - 1
+    if (left === 0) held.delete(lease.delegate)
+    else held.set(lease.delegate, left)
     lease.end(reason)
     // A hundred may end together: their records wait until each has ended and what is on its way has left.
     setImmediate(() => void this.core.recorder.ended(lease, reason))

@@ -6,7 +6,7 @@ import { ProofVerifier } from '../capabilities/proof.js'
 import { parseToken } from '../capabilities/token.js'
 import { verifyToken } from '../capabilities/verify.js'
 import { CloudAppError } from '../errors.js'
-import type { Channel } from '../transport/channel.js'
+import { type Channel, quotaGroup } from '../transport/channel.js'
 import { type Deferred, deferred } from '../transport/deferred.js'
 import { Gate } from '../transport/gate.js'
 import { openSession, type Session } from '../transport/session.js'
@@ -17,7 +17,7 @@ import type { BrokerCore } from './core.js'
 import { DelegationTarget } from './delegation-target.js'
 import { KeySchema, ProofSchema, parseArgument, TokenSchema, type WireProof } from './edge.js'
 import { SubscriptionQuota } from './held-events.js'
-import { Lease } from './lease.js'
+import { delegateOf, Lease } from './lease.js'
 import { OwnerTarget } from './owner-target.js'
 
 /** The version of this interface; a client of another one is told so. */
@@ -29,8 +29,18 @@ export const OWNER_CONTEXT = new Uint8Array(Buffer.from('cloudapp owner session 
 /** Bytes of a message before anybody has proved anything; a token and a proof fit well. */
 const STRANGER_FRAME = 64 * 1024
 
-/** Bytes of a message of a holder: a batch of writes and what is around it. */
-const HOLDER_FRAME = LIMITS.readLength + 1024 * 1024
+/** Bytes of a message of a holder: the largest batch of requests; or of writes, where it may write. */
+const READER_FRAME = 4 * 1024 * 1024
+const WRITER_FRAME = LIMITS.readLength + 1024 * 1024
+
+/** How long a peer has to prove something before it may be closed to make room, in ms. */
+const STRANGER_MS = 10_000
+
+/** Live capabilities that come from what one delegate was given, over all sessions. */
+const MAX_LEASES_OF_DELEGATE = 4096
+
+/** Ends a peer has not asked for: the oldest are forgotten, and show when the capability is used. */
+const MAX_UNTOLD = 1024
 
 /** Live capabilities of one session. */
 const MAX_LEASES = 256
@@ -73,7 +83,13 @@ export class Connection {
   readonly #gate: Gate
   readonly #quota = new SubscriptionQuota()
   readonly peer: string
+  /** Who shares bounds with it. */
+  readonly group: string
   readonly name: string
+  readonly #since = performance.now()
+  /** Redeemed a token, or is an owner. */
+  #proven = false
+  #writer = false
   #serial = 0
   #refusals = 0
   #ended: Ended[] = []
@@ -83,6 +99,7 @@ export class Connection {
     this.#core = core
     this.name = name
     this.peer = peerText(channel)
+    this.group = quotaGroup(channel.peer)
     this.#verifier = new ProofVerifier(core.key, bindingOf(channel, 'broker'))
     this.#gate = new Gate({ running: 8, weight: LIMITS.resultBytes, queued: 256 })
     this.#session = openSession(channel, {
@@ -94,6 +111,11 @@ export class Connection {
 
   get closed(): AbortSignal {
     return this.#session.closed
+  }
+
+  /** True for one that has had its time to prove anything, and has not: it makes room for another. */
+  get idleStranger(): boolean {
+    return !this.#proven && performance.now() - this.#since > STRANGER_MS
   }
 
   close(): Promise<void> {
@@ -124,26 +146,36 @@ export class Connection {
         transport: transportOf(this.#session.channel),
       })
       const accept = this.#verify(wire, token)
+      const delegate = delegateOf(token)
+      if ((core.held.get(delegate) ?? 0) >= MAX_LEASES_OF_DELEGATE) {
+        throw new CloudAppError('ERR_CLOUDAPP_LIMIT', `A delegate has at most ${MAX_LEASES_OF_DELEGATE} capabilities`, {
+          details: { limit: 'leases', most: MAX_LEASES_OF_DELEGATE },
+        })
+      }
       const owned = core.register.byUuid(token.grant.vm.uuid)
       if (owned === undefined) throw new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', 'The VM has gone')
-      await core.recorder.must({
+      const entry = {
         action: 'token.redeem',
-        outcome: 'allowed',
+        outcome: 'allowed' as const,
         vm: owned.name,
         block: token.ids[token.ids.length - 1] as string,
         holder: token.holder,
         session: this.name,
         peer: this.peer,
         details: { rights: token.grant.rights.join(' '), blocks: token.blocks.length },
-      })
+      }
+      await core.recorder.must(entry, delegate)
       const vm = await core.vms.get(owned.uuid)
       // Revoked while the record was written or the VM was opened: the lease's first check would find it, but nobody
       // would have ended it.
       const lease = new Lease(core, token, owned.name, this.name, this.#gate, this.#quota)
-      this.#session.setLimits({ frameBytes: HOLDER_FRAME })
+      this.#proven = true
+      this.#writer ||= token.grant.rights.includes('memory.write')
+      this.#session.setLimits({ frameBytes: this.#writer ? WRITER_FRAME : READER_FRAME })
       const number = ++this.#serial
       this.#leases.set(number, lease)
       core.leases.add(lease)
+      core.held.set(delegate, (core.held.get(delegate) ?? 0) + 1)
       const ended = () => this.#tell(number, lease.ended.reason as CloudAppError)
       lease.ended.addEventListener('abort', ended, { once: true })
       if (token.ids.some((id) => core.state.revokedAt(token.issuer, id) !== undefined)) {
@@ -183,6 +215,7 @@ export class Connection {
         session: this.name,
         peer: this.peer,
       })
+      this.#proven = true
       return { accept, owner: new OwnerTarget(this.#core, holder, this.name) }
     })
   }
@@ -199,7 +232,10 @@ export class Connection {
   /** The holder lets go of a capability. */
   release(number: unknown): void {
     const lease = typeof number === 'number' ? this.#leases.get(number) : undefined
-    if (lease !== undefined) this.#core.end(lease, closedError())
+    if (lease === undefined) return
+    // It knows.
+    this.#leases.delete(number as number)
+    this.#core.end(lease, closedError())
   }
 
   #verify(wire: WireProof, token: { readonly holder: PublicKey; readonly hash: Uint8Array }): Uint8Array {
@@ -212,7 +248,8 @@ export class Connection {
     try {
       return await body()
     } catch (error) {
-      if (CloudAppError.is(error)) await this.#core.recorder.refusedPeer(this.peer, this.name, action, error)
+      if (CloudAppError.is(error))
+        await this.#core.recorder.refusedPeer(this.group, this.peer, this.name, action, error)
       // A token that was good once is no guess.
       const guess = !CloudAppError.is(error, 'ERR_CLOUDAPP_REVOKED') && !CloudAppError.is(error, 'ERR_CLOUDAPP_EXPIRED')
       if (guess && ++this.#refusals >= MAX_REFUSALS) setImmediate(() => void this.close())
@@ -221,7 +258,8 @@ export class Connection {
   }
 
   #tell(number: number, reason: CloudAppError): void {
-    this.#leases.delete(number)
+    if (!this.#leases.delete(number)) return
+    if (this.#ended.length >= MAX_UNTOLD) this.#ended.shift()
     this.#ended.push({ number, code: reason.code, message: reason.message })
     this.#listening?.resolve()
     this.#listening = undefined
@@ -231,7 +269,9 @@ export class Connection {
     for (const lease of [...this.#leases.values()]) this.#core.end(lease, closedError())
     // Who waited for news is gone; what waits must not be left behind.
     this.#listening?.reject(this.#session.closed.reason)
-    this.#core.recorder.note({ action: 'session.close', outcome: 'allowed', session: this.name, peer: this.peer })
+    // What strangers do is not worth a record each: they could fill the log by coming and going.
+    if (this.#proven)
+      this.#core.recorder.note({ action: 'session.close', outcome: 'allowed', session: this.name, peer: this.peer })
   }
 }
 

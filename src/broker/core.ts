@@ -1,5 +1,5 @@
 import type { Clock } from '../capabilities/clock.js'
-import type { KeyPair } from '../capabilities/keys.js'
+import type { KeyPair, PublicKey } from '../capabilities/keys.js'
 import type { OwnerRegister } from '../capabilities/owners.js'
 import type { CloudAppError } from '../errors.js'
 import type { AuditLog } from './audit/log.js'
@@ -26,6 +26,8 @@ export interface BrokerCore {
   readonly leases: Set<Lease>
   /** The supervisor of direct access; absent where Xen enforces nothing. */
   readonly direct?: DirectClient
+  /** How many of them each delegate has. */
+  readonly held: Map<PublicKey, number>
   /** Ends a lease, tells its holder, and records it. */
   end(lease: Lease, reason: CloudAppError): void
 }

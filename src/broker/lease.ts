@@ -1,5 +1,6 @@
 import type { VmInfo } from '../capabilities/delegation.js'
 import { eventRights } from '../capabilities/event-rights.js'
+import type { PublicKey } from '../capabilities/keys.js'
 import { deniedError, type Right } from '../capabilities/rights.js'
 import { recheckToken, type VerifiedToken } from '../capabilities/verify.js'
 import { CloudAppError } from '../errors.js'
@@ -17,6 +18,11 @@ import { checkBreakpoint, checkProgram } from './scope/programs.js'
 
 /** A timer can not wait longer than this, in ms. */
 const LONGEST_TIMER = 2 ** 31 - 1
+
+/** To whom a token's root block was made out. */
+export function delegateOf({ blocks }: VerifiedToken): PublicKey {
+  return (blocks[0] as VerifiedToken['blocks'][number]).holder
+}
 
 /** One operation as the lease sees it. */
 export interface Operation<T> {
@@ -74,6 +80,11 @@ export class Lease {
   /** The last block of the chain: what the audit log names. */
   get block(): string {
     return this.token.ids[this.token.ids.length - 1] as string
+  }
+
+  /** To whom the owner made the token out: what is bounded for each delegate is shared by all it was narrowed for. */
+  get delegate(): PublicKey {
+    return delegateOf(this.token)
   }
 
   get uuid(): string {

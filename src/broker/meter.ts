@@ -2,7 +2,7 @@ import type { Narrowing } from '../capabilities/caveats.js'
 import type { Budget, RateLeft } from '../capabilities/delegation.js'
 import type { VerifiedToken } from '../capabilities/verify.js'
 import { CloudAppError } from '../errors.js'
-import type { BrokerState } from './state.js'
+import type { BrokerState, CountedBlock } from './state.js'
 
 /** Blocks whose rates are remembered; the one not used for the longest time is forgotten first. */
 const MAX_BUCKETS = 65_536
@@ -68,7 +68,13 @@ export class Meter {
 
   /** The limits of one chain, to be debited. */
   chain(token: VerifiedToken): ChainMeter {
-    const blocks = token.blocks.map(({ id, signer, narrowing }) => ({ key: `${signer} ${id}`, narrowing }))
+    const root = `${token.issuer} ${token.ids[0]}`
+    // A block can not be used longer than those before it.
+    let until = Number.POSITIVE_INFINITY
+    const blocks = token.blocks.map(({ id, signer, narrowing }): LimitedBlock => {
+      until = Math.min(until, narrowing.expires ?? until)
+      return { key: `${signer} ${id}`, root, until, narrowing }
+    })
     const limited = blocks.filter(({ narrowing }) => LIMITED.some((name) => narrowing[name] !== undefined))
     return new ChainMeter(limited, this.#state, (key, narrowing) => this.#of(key, narrowing), this.#now)
   }
@@ -96,8 +102,7 @@ export class Meter {
 
 const LIMITED = ['uses', 'outputBytes', 'operationsPerSecond', 'bytesPerSecond', 'pauseMsPerMinute'] as const
 
-interface LimitedBlock {
-  readonly key: string
+interface LimitedBlock extends CountedBlock {
   readonly narrowing: Narrowing
 }
 
@@ -128,7 +133,14 @@ export class ChainMeter {
   operation(): Promise<unknown> | undefined {
     if (this.#blocks.length === 0) return undefined
     const now = this.#now()
-    for (const { key, narrowing } of this.#blocks) {
+    for (const block of this.#blocks) {
+      const { key, narrowing } = block
+      const counted = narrowing.uses !== undefined || narrowing.outputBytes !== undefined
+      if (counted && !this.#state.hasRoom(block)) {
+        throw new CloudAppError('ERR_CLOUDAPP_LIMIT', 'Too many blocks with counts of their own come from one token', {
+          details: { limit: 'blocks' },
+        })
+      }
       if (narrowing.uses !== undefined && this.#state.usage(key).uses >= narrowing.uses) {
         throw spent('uses', narrowing.uses)
       }
@@ -139,11 +151,12 @@ export class ChainMeter {
       if (forBytes > 0) throw later('bytesPerSecond', forBytes)
     }
     const written: Promise<void>[] = []
-    for (const { key, narrowing } of this.#blocks) {
+    for (const block of this.#blocks) {
+      const { key, narrowing } = block
       this.#rates(key, narrowing).operations?.take(1, now)
       if (narrowing.uses === undefined) continue
       const usage = this.#state.usage(key)
-      written.push(this.#state.use(key, { ...usage, uses: usage.uses + 1 }))
+      written.push(this.#state.use(block, { ...usage, uses: usage.uses + 1 }))
     }
     return written.length === 0 ? undefined : Promise.all(written)
   }
@@ -164,11 +177,12 @@ export class ChainMeter {
       }
     }
     const written: Promise<void>[] = []
-    for (const { key, narrowing } of this.#blocks) {
+    for (const block of this.#blocks) {
+      const { key, narrowing } = block
       this.#rates(key, narrowing).bytes?.take(bytes, now)
       if (narrowing.outputBytes === undefined) continue
       const usage = this.#state.usage(key)
-      written.push(this.#state.use(key, { ...usage, outputBytes: usage.outputBytes + bytes }))
+      written.push(this.#state.use(block, { ...usage, outputBytes: usage.outputBytes + bytes }))
     }
     return written.length === 0 ? undefined : Promise.all(written)
   }

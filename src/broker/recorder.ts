@@ -1,3 +1,4 @@
+import type { PublicKey } from '../capabilities/keys.js'
 import type { Right } from '../capabilities/rights.js'
 import type { CloudAppError, CloudAppErrorCode } from '../errors.js'
 import type { CompiledProgram } from '../vmi/events/compile.js'
@@ -7,11 +8,11 @@ import type { AuditLog } from './audit/log.js'
 import type { AuditEntry } from './audit/types.js'
 import type { Lease } from './lease.js'
 
-/** Refusals of one peer that are recorded one by one: so many at once, so many a second; further ones are counted. */
+/** Refusals of one delegate, or one user or address that are recorded one by one: so many at once, so many a second; further ones are counted. */
 const REFUSALS_AT_ONCE = 256
 const REFUSALS_PER_SECOND = 10
 
-/** Peers whose refusals are counted. */
+/** Of them, those whose refusals are counted. */
 const MAX_PEERS = 1024
 
 const REFUSALS: ReadonlySet<CloudAppErrorCode> = new Set<CloudAppErrorCode>([
@@ -42,7 +43,7 @@ export class Recorder {
     this.#counters.set(lease, counters)
     let counter = counters.get(action)
     if (counter === undefined) {
-      counter = this.#log.counter({ ...this.#about(lease), action, right })
+      counter = this.#log.counter({ ...this.#about(lease), action, right }, {}, lease.delegate)
       counters.set(action, counter)
     }
     return counter.begin()
@@ -57,19 +58,19 @@ export class Recorder {
   async refused(lease: Lease, action: string, right: Right, error: CloudAppError): Promise<void> {
     this.#counters.get(lease)?.get(action)?.done(0, true)
     const outcome = REFUSALS.has(error.code) ? 'refused' : 'failed'
-    await this.#refusal(lease.session, { ...this.#about(lease), action, right, outcome, code: error.code })
+    await this.#refusal(lease.delegate, { ...this.#about(lease), action, right, outcome, code: error.code })
   }
 
-  /** Something outside a lease was refused: a token, a proof, an owner. */
-  async refusedPeer(peer: string, session: string, action: string, error: CloudAppError): Promise<void> {
+  /** Something outside a lease was refused: a token, a proof, an owner. `group` is who shares a bound. */
+  async refusedPeer(group: string, peer: string, session: string, action: string, error: CloudAppError): Promise<void> {
     const reason = error.details?.reason
     const details = typeof reason === 'string' ? { details: { reason } } : {}
-    await this.#refusal(peer, { action, outcome: 'refused', peer, session, code: error.code, ...details })
+    await this.#refusal(group, { action, outcome: 'refused', peer, session, code: error.code, ...details })
   }
 
   /** A record that must be there before the caller goes on. @throws CloudAppError `ERR_CLOUDAPP_AUDIT` */
-  async must(entry: AuditEntry): Promise<void> {
-    await this.#log.append(entry)
+  async must(entry: AuditEntry, delegate?: PublicKey): Promise<void> {
+    await this.#log.append(entry, delegate === undefined ? {} : { delegate })
   }
 
   /** A record of what gives rights back or lets a VM run on: it never waits for disk space, and never stops the act. */
@@ -98,7 +99,8 @@ export class Recorder {
       captures: captures.map(({ name }) => name).join(' '),
       memory: uses.memory,
     }
-    await this.must({ ...this.#about(lease), action: 'events.subscribe', right, outcome: 'allowed', details })
+    const entry = { ...this.#about(lease), action: 'events.subscribe', right, outcome: 'allowed' as const, details }
+    await this.must(entry, lease.delegate)
   }
 
   /** A subscription has ended, and the guest is as it was. */

@@ -13,15 +13,31 @@ export interface Usage {
   readonly outputBytes: number
 }
 
+/** A block whose use is counted. */
+export interface CountedBlock {
+  /** Its signer and id. */
+  readonly key: string
+  /** Signer and id of the chain's root: how many blocks are counted is bounded for each. */
+  readonly root: string
+  /** From then on (ms UTC) no token with it is honoured any more, and its count is forgotten. */
+  readonly until: number
+}
+
+type Counted = Usage & Omit<CountedBlock, 'key'>
+
+/** Blocks of one root whose use is counted: a holder can make any number. */
+const MAX_COUNTED = 4096
+
 /** Space kept for revocations on a full disk: about 400 of them. */
 const RESERVE = 64 * 1024
 
-/** The journal is written anew at start if it has more than so many lines for each fact that stands. */
+/** The journal is written anew if it has more than so many lines for each fact that stands, and so many besides. */
 const SLACK = 4
+const SLACK_LINES = 65_536
 
 type Line =
   | { readonly kind: 'revoked'; readonly issuer: PublicKey; readonly block: string; readonly at: number }
-  | { readonly kind: 'used'; readonly key: string; readonly uses: number; readonly outputBytes: number }
+  | ({ readonly kind: 'used' } & CountedBlock & Usage)
 
 /**
  * What the broker must never forget: revoked blocks, and how much of a limited block is used up. An append-only journal
@@ -31,25 +47,39 @@ export class BrokerState {
   readonly #path: string
   readonly #reserve: Reserve
   readonly #revoked = new Map<string, number>()
-  readonly #used = new Map<string, Usage>()
+  readonly #used = new Map<string, Counted>()
+  /** Counted blocks, by root. */
+  readonly #counted = new Map<string, number>()
+  readonly #now: () => number
   #file: FileHandle
   #length: number
+  #lines: number
   #queue: { readonly text: string; readonly vital: boolean; readonly done: Deferred<void> }[] = []
   #flushing: Promise<void> | undefined
 
-  private constructor(path: string, file: FileHandle, length: number, reserve: Reserve) {
+  private constructor(
+    path: string,
+    file: FileHandle,
+    length: number,
+    lines: number,
+    reserve: Reserve,
+    now: () => number,
+  ) {
     this.#path = path
     this.#file = file
     this.#length = length
+    this.#lines = lines
     this.#reserve = reserve
+    this.#now = now
   }
 
   /**
    * Opens the state in `folder`, which must exist.
    *
+   * @param now milliseconds since 1970 UTC, of a clock that never goes back
    * @throws CloudAppError `ERR_CLOUDAPP_STORE` if the journal was damaged: what it forgot could be a revocation.
    */
-  static async open(folder: string): Promise<BrokerState> {
+  static async open(folder: string, now: () => number = Date.now): Promise<BrokerState> {
     const path = join(folder, 'state.journal')
     let text = ''
     try {
@@ -64,10 +94,9 @@ export class BrokerState {
       const lines = [...parse(whole), ...parse(reserve.lines().toString('utf8'))]
       const file = await open(path, 'a', 0o600)
       await file.truncate(Buffer.byteLength(whole))
-      const state = new BrokerState(path, file, Buffer.byteLength(whole), reserve)
+      const state = new BrokerState(path, file, Buffer.byteLength(whole), lines.length, reserve, now)
       for (const line of lines) state.#apply(line)
-      if (reserve.used > 0 || lines.length > SLACK * (state.#revoked.size + state.#used.size) + 64)
-        await state.#compact()
+      if (reserve.used > 0 || state.#slack > 64) await state.#compact()
       await syncFolder(path)
       return state
     } catch (cause) {
@@ -92,9 +121,16 @@ export class BrokerState {
     return this.#used.get(key) ?? { uses: 0, outputBytes: 0 }
   }
 
+  /** True if the use of this block is counted, or can be. */
+  hasRoom({ key, root }: CountedBlock): boolean {
+    if (this.#used.has(key) || (this.#counted.get(root) ?? 0) < MAX_COUNTED) return true
+    this.#forget()
+    return (this.#counted.get(root) ?? 0) < MAX_COUNTED
+  }
+
   /** Holds at once; resolves when it is on the disk. @throws CloudAppError `ERR_CLOUDAPP_STORE` */
-  async use(key: string, usage: Usage): Promise<void> {
-    const line: Line = { kind: 'used', key, ...usage }
+  async use({ key, root, until }: CountedBlock, { uses, outputBytes }: Usage): Promise<void> {
+    const line: Line = { kind: 'used', key, root, until, uses, outputBytes }
     this.#apply(line)
     await this.#append(line, false)
   }
@@ -112,7 +148,28 @@ export class BrokerState {
 
   #apply(line: Line): void {
     if (line.kind === 'revoked') this.#revoked.set(`${line.issuer} ${line.block}`, line.at)
-    else this.#used.set(line.key, { uses: line.uses, outputBytes: line.outputBytes })
+    else {
+      const { key, root, until, uses, outputBytes } = line
+      if (!this.#used.has(key)) this.#counted.set(root, (this.#counted.get(root) ?? 0) + 1)
+      this.#used.set(key, { root, until, uses, outputBytes })
+    }
+  }
+
+  /** Lines of the journal past those that are due. */
+  get #slack(): number {
+    return this.#lines - SLACK * (this.#revoked.size + this.#used.size)
+  }
+
+  /** Lets go of counts that nobody asks for any more. */
+  #forget(): void {
+    const now = this.#now()
+    for (const [key, { until, root }] of this.#used) {
+      if (until > now) continue
+      this.#used.delete(key)
+      const left = (this.#counted.get(root) ?? 1) - 1
+      if (left === 0) this.#counted.delete(root)
+      else this.#counted.set(root, left)
+    }
   }
 
   #append(line: Line, vital: boolean): Promise<void> {
@@ -130,7 +187,10 @@ export class BrokerState {
       this.#queue = []
       try {
         await this.#write(Buffer.from(batch.map(({ text }) => text).join('')))
+        this.#lines += batch.length
         for (const { done } of batch) done.resolve()
+        // A count that goes up all day must not fill the disk.
+        if (this.#slack > SLACK_LINES) await this.#compact()
       } catch (cause) {
         for (const { text, vital, done } of batch) {
           if (vital && this.#reserve.add(Buffer.from(text))) done.resolve()
@@ -155,6 +215,7 @@ export class BrokerState {
 
   /** Writes the facts that stand into a new journal and puts it in the old one's place. */
   async #compact(): Promise<void> {
+    this.#forget()
     const lines: string[] = []
     for (const [name, at] of this.#revoked) {
       const [issuer, block] = name.split(' ') as [PublicKey, string]
@@ -167,17 +228,19 @@ export class BrokerState {
       file = await open(fresh, 'w', 0o600)
       await file.writeFile(lines.join(''))
       await file.sync()
+      await file.close()
+      await rename(fresh, this.#path)
     } catch {
-      // A full disk: the old journal and the reserve go on holding everything.
-      await file?.close()
+      // A full disk: the old journal and the reserve go on holding everything. Tried again when as much was added.
+      await file?.close().catch(() => undefined)
+      this.#lines = 0
       return
     }
-    await file.close()
-    await rename(fresh, this.#path)
     await syncFolder(this.#path)
     await this.#file.close()
     this.#file = await open(this.#path, 'a', 0o600)
     this.#length = (await stat(this.#path)).size
+    this.#lines = lines.length
     this.#reserve.clear()
   }
 }

@@ -41,7 +41,9 @@ export async function readBounded(path: string, limit: number, what: string): Pr
 export async function replaceFile(path: string, text: string, mode: number): Promise<void> {
   const draft = `${path}.${process.pid}.new`
   try {
-    const file = await open(draft, 'w', mode)
+    // A link somebody left under that name is not followed.
+    await unlink(draft).catch(() => undefined)
+    const file = await open(draft, 'wx', mode)
     try {
       await file.writeFile(text)
       await file.chmod(mode)

@@ -28,17 +28,15 @@ export async function readBrokerConfig(file: string): Promise<BrokerConfig> {
   checkOptions(file, config, ['key', 'register', 'state', 'socket', 'mode', 'maxPauseMs', 'audit', 'supervisor'])
   const folder = path.dirname(path.resolve(file))
   const at = (name: string) => path.resolve(folder, text(file, config, name))
-  const audit = config.audit as BrokerOptions['audit'] | undefined
-  const maxPauseMs = config.maxPauseMs
-  if (maxPauseMs !== undefined && !Number.isSafeInteger(maxPauseMs)) throw wrong(file, 'maxPauseMs', 'a whole number')
-  if (audit !== undefined && (typeof audit !== 'object' || audit === null)) throw wrong(file, 'audit', 'an object')
+  const audit = auditOf(file, config.audit)
+  const maxPauseMs = config.maxPauseMs === undefined ? undefined : count(file, config, 'maxPauseMs')
   return {
     options: {
       key: await loadKey(at('key')),
       register: at('register'),
       state: at('state'),
       ...(config.supervisor === undefined ? {} : { supervisor: at('supervisor') }),
-      ...(maxPauseMs === undefined ? {} : { maxPauseMs: Number(maxPauseMs) }),
+      ...(maxPauseMs === undefined ? {} : { maxPauseMs }),
       ...(audit === undefined
         ? {}
         : { audit: audit.path ? { ...audit, path: path.resolve(folder, audit.path) } : audit }),
@@ -68,6 +66,39 @@ function text(file: string, config: Record<string, unknown>, name: string): stri
   const value = config[name]
   if (typeof value !== 'string' || value === '') throw wrong(file, name, 'a path')
   return value
+}
+
+/** What is misspelt or of a wrong kind here would be a log that is kept otherwise than its owner thinks. */
+function auditOf(file: string, value: unknown): BrokerOptions['audit'] | undefined {
+  if (value === undefined) return undefined
+  const audit = object(file, 'audit', value)
+  checkOptions(`${file}: audit`, audit, ['path', 'fsync', 'intervalMs', 'segmentBytes', 'quota'])
+  const { fsync, quota } = audit
+  if (fsync !== undefined && fsync !== 'always' && fsync !== 'interval')
+    throw wrong(file, 'fsync', "'always' or 'interval'")
+  return {
+    ...(audit.path === undefined ? {} : { path: text(file, audit, 'path') }),
+    ...(fsync === undefined ? {} : { fsync }),
+    ...(audit.intervalMs === undefined ? {} : { intervalMs: count(file, audit, 'intervalMs') }),
+    ...(audit.segmentBytes === undefined ? {} : { segmentBytes: count(file, audit, 'segmentBytes') }),
+    ...(quota === undefined ? {} : { quota: quotaOf(file, object(file, 'quota', quota)) }),
+  }
+}
+
+function quotaOf(file: string, quota: Record<string, unknown>): { recordsPerSecond: number; burst: number } {
+  checkOptions(`${file}: quota`, quota, ['recordsPerSecond', 'burst'])
+  return { recordsPerSecond: count(file, quota, 'recordsPerSecond'), burst: count(file, quota, 'burst') }
+}
+
+function object(file: string, name: string, value: unknown): Record<string, unknown> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrong(file, name, 'an object')
+  return value as Record<string, unknown>
+}
+
+function count(file: string, config: Record<string, unknown>, name: string): number {
+  const value = config[name]
+  if (Number.isSafeInteger(value) && (value as number) > 0) return value as number
+  throw wrong(file, name, 'a whole number above 0')
 }
 
 /** At most so many sockets. */

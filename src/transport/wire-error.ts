@@ -59,6 +59,8 @@ function plain(details: object): NonNullable<CloudAppErrorInfo['details']> {
   const result: Record<string, string | number | bigint | boolean | readonly string[]> = {}
   for (const [key, value] of Object.entries(details).slice(0, DETAILS)) {
     const name = key.slice(0, 64)
+    // An assignment would make a peer's list the prototype.
+    if (name === '__proto__') continue
     if (typeof value === 'string') result[name] = value.slice(0, MESSAGE)
     else if (typeof value === 'number' || typeof value === 'bigint' || typeof value === 'boolean') result[name] = value
     else if (Array.isArray(value)) {

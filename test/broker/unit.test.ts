@@ -29,7 +29,7 @@ describe('the example of a system service', () => {
     const { options, listen } = await readBrokerConfig(path.join(folder, 'broker.json'))
     // Where the unit makes folders for it, and nowhere else can it write.
     expect(options.state).toBe(`/var/lib/${settings.get('StateDirectory')?.[0]}`)
-    expect(listen).toEqual({ socket: `/run/${settings.get('RuntimeDirectory')?.[0]}/broker.sock`, mode: 0o660 })
+    expect(listen).toEqual([{ socket: `/run/${settings.get('RuntimeDirectory')?.[0]}/broker.sock`, mode: 0o660 }])
     expect(settings.get('ProtectSystem')).toEqual(['strict'])
   })
 

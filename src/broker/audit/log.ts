@@ -127,19 +127,25 @@ export class AuditLog {
    *   up; `ERR_CLOUDAPP_CLOSED`.
    */
   async append(entry: AuditEntry, options?: AppendOptions): Promise<AuditReceipt> {
-    checkOptions('append', options, ['reserved'])
+    checkOptions('append', options, ['reserved', 'delegate'])
     const reserved = options?.reserved === true
     if (this.#closing !== undefined) throw new CloudAppError('ERR_CLOUDAPP_CLOSED', 'the audit log is closed')
     if (entry.action.startsWith('log.')) {
       throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', "actions that start with 'log.' are the log's own")
     }
-    if (!reserved && entry.holder !== undefined) this.#quota?.take(entry.holder)
+    const delegate = options?.delegate ?? entry.holder
+    if (!reserved && delegate !== undefined) this.#quota?.take(delegate)
     return this.#enqueue(entry, reserved)
   }
 
   /** Counts repeats of one operation, for what would be too many records one by one. The caller closes it. */
-  counter(entry: Omit<AuditEntry, 'outcome'>, options?: CounterOptions): OperationCounter {
-    return new OperationCounter((record) => this.append(record), entry, options)
+  counter(
+    entry: Omit<AuditEntry, 'outcome'>,
+    options?: CounterOptions,
+    delegate?: AppendOptions['delegate'],
+  ): OperationCounter {
+    const share = delegate === undefined ? {} : { delegate }
+    return new OperationCounter((record) => this.append(record, share), entry, options)
   }
 
   /** A signed head over everything written so far, for a customer to keep. @throws CloudAppError `ERR_CLOUDAPP_AUDIT` */

@@ -14,7 +14,7 @@ export interface AuditEntry {
   readonly right?: string
   /** The last block of the chain it was done with. */
   readonly block?: string
-  /** The holder's key; also what a quota is counted by. */
+  /** The holder's key; also what a quota is counted by, unless {@link AppendOptions.delegate} says otherwise. */
   readonly holder?: PublicKey
   /** The session, as the broker numbers them. */
   readonly session?: string
@@ -73,6 +73,11 @@ export interface AppendOptions {
    * that was set aside for it, and joins the log when there is room again.
    */
   readonly reserved?: boolean
+  /**
+   * Whose share of the log it takes; the holder's if absent. Whom the owner gave a token can make keys without end and narrow
+   * it for each: they share one.
+   */
+  readonly delegate?: PublicKey
 }
 
 /** Bounds. */
