@@ -129,6 +129,39 @@ describe('a holder', () => {
     const call = vm.memory.read(one, { signal: abort.signal })
     abort.abort()
     await expect(call).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_ABORTED' })
+    // A job that would go on for ever, at the broker.
+    const { memory } = host.vms['fake:web'] as FakeVm
+    let stopped = false
+    const endless = vi.spyOn(memory, 'search').mockImplementation(
+      (_, options) =>
+        new Promise((_resolve, reject) => {
+          options?.signal?.addEventListener('abort', () => {
+            stopped = true
+            reject(options.signal?.reason)
+          })
+        }),
+    )
+    const long = new AbortController()
+    const wanted = { space: PHYSICAL, start: 0n, end: 0x1000n, patterns: [new Uint8Array([1])], limit: 1 }
+    const search = vm.memory.search(wanted, { signal: long.signal })
+    search.catch(() => undefined)
+    await vi.waitFor(() => expect(endless).toHaveBeenCalled(), { timeout: 10_000 })
+    expect(stopped).toBe(false)
+    long.abort()
+    await expect(search).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_ABORTED' })
+    await vi.waitFor(() => expect(stopped).toBe(true), { timeout: 10_000 })
+    // What runs when the capability is taken back is stopped too, and its holder told why.
+    stopped = false
+    const granted = await owner.delegate({
+      ...{ vm: 'web-1', to: host.holder.publicKey, rights: ['memory.read'], expires: '10m' },
+    })
+    const taken = (await holder.redeem<'memory.read'>(granted.token)).memory.search(wanted)
+    taken.catch(() => undefined)
+    await vi.waitFor(() => expect(endless).toHaveBeenCalledTimes(2), { timeout: 10_000 })
+    await granted.revoke()
+    expect(stopped).toBe(true)
+    await expect(taken).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_REVOKED' })
+    endless.mockRestore()
     await expect(vm.memory.read(one, { signal: AbortSignal.abort() })).rejects.toMatchObject({
       code: 'ERR_CLOUDAPP_ABORTED',
     })
@@ -174,6 +207,76 @@ describe('limits of a token', () => {
     expect(results.filter(({ status }) => status === 'fulfilled').length).toBe(10)
     const failed = results.find((result) => result.status === 'rejected') as PromiseRejectedResult
     expect(failed.reason).toMatchObject({ code: 'ERR_CLOUDAPP_LIMIT', details: { limit: 'uses', most: 10 } })
+  })
+
+  it('lets 1,000 siblings, redeemed at once over many sessions, have ten uses between them, also after a restart', async () => {
+    const other = await Host.start()
+    const { uuid, bootNonce } = other.web
+    const root = mint({
+      ...{ owner: other.owner, vm: { uuid, bootNonce }, audience: other.brokerKey.publicKey, uses: 10 },
+      holder: other.holder.publicKey,
+    })
+    const siblings = Array.from({ length: 1000 }, () => attenuateToken(root, { holder: other.holder }))
+    /** Reads once through each of `tokens`; how many were answered. */
+    const race = async (tokens: readonly Uint8Array[]) => {
+      const sessions = await Promise.all(Array.from({ length: 5 }, () => other.connect()))
+      const vms = await Promise.all(
+        tokens.map((token, i) => (sessions[i % 5] as BrokerConnection).redeem<'memory.read'>(token)),
+      )
+      const results = await Promise.allSettled(vms.map((vm) => vm.memory.read(one)))
+      for (const result of results) {
+        if (result.status === 'rejected') {
+          expect(result.reason).toMatchObject({ code: 'ERR_CLOUDAPP_LIMIT', details: { limit: 'uses', most: 10 } })
+        }
+      }
+      await Promise.all(sessions.map((session) => session.close()))
+      return results.filter(({ status }) => status === 'fulfilled').length
+    }
+    // Four, a restart, and the thousand for what is left.
+    expect(await race(siblings.slice(0, 4))).toBe(4)
+    await other.broker.close()
+    // The broker closed its VM with it.
+    other.vms['fake:web'] = new FakeVm(new Uint8Array(1024 * 1024))
+    await other.startBroker()
+    expect(await race(siblings)).toBe(6)
+    await other[Symbol.asyncDispose]()
+  })
+
+  it('honours no expired token again when the clock of the host was set back, also over a restart', async () => {
+    const other = await Host.start()
+    const { uuid, bootNonce } = other.web
+    const token = mint({
+      ...{ owner: other.owner, vm: { uuid, bootNonce }, audience: other.brokerKey.publicKey, expires: '300ms' },
+      holder: other.holder.publicKey,
+    })
+    const vm = await (await other.connect()).redeem(token)
+    if (!vm.closed.aborted) await new Promise((resolve) => vm.closed.addEventListener('abort', resolve))
+    const { now } = Date
+    const set = vi.spyOn(Date, 'now').mockImplementation(() => now() - 3_600_000)
+    try {
+      // An hour back, the token's time would not even have come.
+      await expect((await other.connect()).redeem(token)).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_EXPIRED' })
+      await other.broker.close()
+      await other.startBroker()
+      await expect((await other.connect()).redeem(token)).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_EXPIRED' })
+    } finally {
+      set.mockRestore()
+    }
+    await other[Symbol.asyncDispose]()
+  })
+
+  it('lets a VM run on when the broker has had enough of the pause, whatever the token says', async () => {
+    const other = await Host.start({ maxPauseMs: 100 })
+    const { uuid, bootNonce } = other.web
+    const token = mint({
+      ...{ owner: other.owner, vm: { uuid, bootNonce }, audience: other.brokerKey.publicKey, rights: ['vm.pause'] },
+      holder: other.holder.publicKey,
+    })
+    const vm = await (await other.connect()).redeem<'vm.pause'>(token)
+    await vm.pause()
+    expect(other.vms['fake:web']?.pauses).toBe(1)
+    await vi.waitFor(() => expect(other.vms['fake:web']?.pauses).toBe(0), { timeout: 10_000 })
+    await other[Symbol.asyncDispose]()
   })
 
   it('gives out no more bytes than its budget, and never a part too much', async () => {

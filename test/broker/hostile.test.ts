@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process'
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { BrokerState } from '../../src/broker/state.js'
 import { encodeReads } from '../../src/broker/wire/read.js'
@@ -10,6 +11,8 @@ import { tokenFromText } from '../../src/capabilities/token.js'
 import type { CloudAppError } from '../../src/errors.js'
 import { encodeFrame, FrameReader } from '../../src/transport/frames.js'
 import { connectUnix } from '../../src/transport/unix.js'
+import { Child } from './child.js'
+import type { FakeVm } from './fake-vm.js'
 import { Host } from './host.js'
 import { RawHolder } from './raw-holder.js'
 
@@ -74,6 +77,41 @@ describe('a session that', () => {
     expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(200 * 1024 * 1024)
     raw.read = held
     await slow.close()
+  })
+
+  it('does not read its answers: it can not go on sending either', async () => {
+    const channel = await connectUnix({ path: host.socket })
+    const raw = await RawHolder.open(host, host.holder, channel)
+    const stub = await raw.redeem(tokenFromText(token))
+    const read = channel.read.bind(channel)
+    channel.read = () => new Promise(() => undefined)
+    const message = encodeReads([{ space: 0n, at: 0n, length: 4 * 1024 * 1024 }])
+    for (let i = 0; i < 64; i++) void raw.session.settle(stub.read(message, 0)).catch(() => undefined)
+    // More calls than are read: what is written stays in this process, and the channel says so.
+    const padding = new Uint8Array(512 * 1024)
+    let written = 0
+    for (let held = false; !held; ) {
+      if (written > 128 * 1024 * 1024) throw new Error('the broker took everything')
+      void raw.session
+        .settle((stub as unknown as { nope(x: unknown): Promise<void> }).nope(padding))
+        .catch(() => undefined)
+      written += padding.length
+      held = await Promise.race([channel.drained().then(() => false), sleep(500).then(() => true)])
+    }
+    expect(channel.queued).toBeGreaterThan(0)
+    channel.read = read
+    await raw.close()
+    expect(await (await reader()).memory.read(one)).toHaveLength(1)
+  })
+
+  it('sends more than a reader may, who writes nothing', async () => {
+    const owner = await host.connectOwner()
+    const rights = ['memory.read'] as const
+    const granted = await owner.delegate({ vm: 'web-1', to: host.holder.publicKey, rights, expires: '10m' })
+    const raw = await RawHolder.open(host)
+    const stub = await raw.redeem(tokenFromText(granted.token))
+    const huge = raw.session.settle(stub.read(new Uint8Array(5 * 1024 * 1024), 0))
+    await expect(huge).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_PROTOCOL' })
   })
 
   it('sends more than a stranger may before it has proved anything', async () => {
@@ -162,6 +200,15 @@ describe.runIf(process.getuid?.() === 0)('a full disk', () => {
       const [granted, other] = [await give(), await give()]
       const connection = await small.connect()
       const vm = await connection.redeem<'memory.read'>(granted.token)
+      const pauser = await owner.delegate({
+        ...{ vm: 'web-1', to: small.holder.publicKey, rights: ['vm.pause'], expires: '10m' },
+      })
+      const scope = await (await connection.redeem<'vm.pause'>(pauser.token)).pause()
+      // Another service domain, in a process of its own, that holds the VM paused too and will die.
+      const dying = await Child.start('pause-child.ts', [small.socket, small.holder.exportPem(), pauser.token])
+      expect(await dying.next()).toEqual({ paused: true })
+      const fake = small.vms['fake:web'] as FakeVm
+      expect(fake.pauses).toBe(2)
       chmodSync(folder, 0o755)
       try {
         for (let i = 0; ; i++) writeFileSync(join(folder, `fill${i}`), new Uint8Array(4096))
@@ -178,12 +225,18 @@ describe.runIf(process.getuid?.() === 0)('a full disk', () => {
         for (;;) await vm.memory.read(one)
       }
       await expect(readAll()).rejects.toMatchObject(full)
+      await scope.close()
+      expect(fake.pauses).toBe(1)
+      await dying.kill('SIGKILL')
+      await vi.waitFor(() => expect(fake.pauses).toBe(0), { timeout: 30_000 })
       await granted.revoke()
       await other.revoke()
+      // Of the one who is dead as well.
+      await pauser.revoke()
       expect(vm.closed.reason).toMatchObject({ code: 'ERR_CLOUDAPP_REVOKED' })
       // What a broker started now, on the disk that is still full, knows.
       const state = await BrokerState.open(join(folder, 'state'))
-      for (const { blockId } of [granted, other]) {
+      for (const { blockId } of [granted, other, pauser]) {
         expect(state.revokedAt(small.owner.publicKey, blockId)).toBeGreaterThan(0)
       }
       expect(state.revokedAt(KeyPair.generate().publicKey, granted.blockId)).toBeUndefined()

@@ -15,6 +15,29 @@ declare const all: Delegation<Right>
 declare const registers: Delegation<'events.register'>
 declare const tracer: Delegation<'events.memory' | 'memory.read'>
 
+/** What a right adds to a delegation that has none: every right stands here, so that a new one has to say its parts. */
+type Parts = {
+  'vm.info': 'info'
+  'vm.pause': 'pause'
+  'vm.clone': never
+  'memory.read': 'memory' | 'processes'
+  'memory.write': 'memory'
+  'vcpu.read': 'vcpus'
+  'vcpu.write': never
+  'events.syscall': never
+  'events.register': 'events'
+  'events.memory': 'events'
+  'network.observe': never
+  'network.filter': never
+  'disk.observe': never
+  'disk.transform': never
+}
+type Added<R extends Right> = Exclude<keyof Delegation<R>, keyof Delegation>
+type Same<A, B> = [A] extends [B] ? ([B] extends [A] ? true : false) : false
+/** The names of the rights whose parts are not those of the table; and of the table's lines that are no rights. */
+type Wrong = { [R in Right]: R extends keyof Parts ? (Same<Added<R>, Parts[R]> extends true ? never : R) : R }[Right]
+export const everyRightHasItsParts: Same<Wrong | Exclude<keyof Parts, Right>, never> = true
+
 declare function attach(vm: GuestVm): void
 declare function attachToMemory(vm: GuestVm & { readonly memory: MemoryReader }): void
 
