@@ -122,7 +122,8 @@ export class ClientLink {
       const { name, key, pass } = this.#hello
       const hello = { version: INTERFACE_VERSION, ...(name !== undefined && { client: name }) }
       let opened = await ask(session, () => session.remote.open({ ...hello, ...(pass && { pass }) }), signal)
-      if (key) {
+      // A TLS channel has proved the key itself.
+      if (key && channel.peer.kind !== 'tls') {
         const { service } = opened
         const { service: own } = answer('describe', ANSWERS.description, await ask(session, () => service.describe()))
         const made = makePass(key, {

@@ -23,6 +23,7 @@ function machine(files: Readonly<Record<string, string>>): string {
 const XEN = { 'sys/hypervisor/type': 'xen\n', 'proc/xen/capabilities': '' }
 const DOM0 = { ...XEN, 'proc/xen/capabilities': 'control_d\n' }
 const DEVICES = Object.fromEntries(['privcmd', 'evtchn', 'gntdev', 'gntalloc'].map((name) => [`dev/xen/${name}`, '']))
+const GRANTS = { 'sys/module/xen_gntalloc/parameters/limit': '1024\n' }
 const LIBRARIES = Object.fromEntries(
   ['libxenctrl.so.4.17', 'libxenforeignmemory.so.1', 'libxenstore.so.4', 'libxenevtchn.so.1', 'libxengnttab.so.1'].map(
     (name) => [`usr/lib/x86_64-linux-gnu/${name}`, ''],
@@ -40,8 +41,9 @@ describe('doctor, about Xen', () => {
   })
 
   it('is content with a dom0 that has all', () => {
-    const checks = of({ ...DOM0, ...DEVICES, ...LIBRARIES })
-    expect(Object.values(checks).map(({ status }) => status)).toEqual(['ok', 'ok', 'ok'])
+    const checks = of({ ...DOM0, ...DEVICES, ...GRANTS, ...LIBRARIES })
+    expect(Object.values(checks).map(({ status }) => status)).toEqual(['ok', 'ok', 'ok', 'ok'])
+    expect(checks['xen grants']?.found).toMatch(/^1024 .*31 vchans/)
   })
 
   it('names each device and library that is missing, and what gives it', () => {

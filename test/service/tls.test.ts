@@ -6,7 +6,7 @@ import { SdClient } from '../../src/service/client.js'
 import { ServiceDomain } from '../../src/service/domain.js'
 import { PHYSICAL } from '../../src/vmi/index.js'
 import { Host } from '../broker/host.js'
-import { later, temporaryFolder, WEB } from './support.js'
+import { later, temporaryFolder } from './support.js'
 
 it('a service domain looks through a broker over TLS, and its clients ask over TLS, known by their keys', async () => {
   const host = await Host.start()
@@ -41,7 +41,7 @@ it('a service domain looks through a broker over TLS, and its clients ask over T
     looked(Buffer.from(result?.bytes ?? []).readUInt32LE())
   })
   await vi.waitFor(() => expect(looked).toHaveBeenCalledWith(0x1000), { timeout: 30_000 })
-  await sd.findings.raise({ key: 'a', title: 'A hidden process', severity: 'high', about: WEB })
+  await sd.findings.raise({ key: 'a', title: 'A hidden process', severity: 'high', about: host.web })
 
   const count = async (key: KeyPair) => {
     const client = await SdClient.connect(endpoint, { key })
@@ -51,6 +51,7 @@ it('a service domain looks through a broker over TLS, and its clients ask over T
     return titles
   }
   expect(await count(friend)).toEqual(['A hidden process'])
+  expect(await count(host.owner)).toEqual(['A hidden process'])
   expect(await count(KeyPair.generate())).toEqual([])
   await expect(SdClient.connect(endpoint)).rejects.toThrow(/key of this side/)
   const wrong = endpoint.replace(host.holder.publicKey, host.stranger.publicKey)

@@ -86,8 +86,11 @@ export class Asker {
   scope(): VmScope {
     const { pass, backend } = this
     if (pass) return pass.bound || pass.expires > Date.now() ? backend.store.ownedBy(pass.customer) : NOTHING
+    const { peer } = this.state.channel
     try {
-      return scopeFor(backend.access, this.state.channel.peer)
+      const scope = scopeFor(backend.access, peer)
+      // Over TLS a customer has proved the key a pass would be signed with.
+      return scope === 'all' || peer.kind !== 'tls' ? scope : new Set([...scope, ...backend.store.ownedBy(peer.key)])
     } catch (error) {
       backend.health.fail('access', error, 'unknown')
       return NOTHING
