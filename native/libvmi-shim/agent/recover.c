@@ -134,8 +134,9 @@ static void settle(struct ca_session *s, uint32_t pauser) {
     struct ca_pauser *p = &s->file.ledger->pauser[pauser];
     uint32_t owed = atomic_load(&p->owed) + (atomic_load(&p->intent) == CA_PAUSE_TAKING ? 1 : 0);
     for (; owed > 0 && is_paused(s); owed--) {
-        atomic_store(&p->owed, owed - 1);
         s->xen->domain_unpause(s->xen->control, s->domid);
+        /* After it: killed between the two, whoever comes next unpauses once more, if the domain is still paused. */
+        atomic_store(&p->owed, owed - 1);
     }
     atomic_store(&p->owed, 0);
     atomic_store(&p->intent, CA_PAUSE_NONE);

@@ -1,3 +1,4 @@
+#include "ledger.h"
 #include "test.h"
 
 unsigned checks;
@@ -27,6 +28,8 @@ uint32_t read_at(int32_t mem, uint64_t space, uint64_t at, void *to, uint32_t si
     } while (0)
 
 int main(void) {
+    /* No test leaves a ledger on the machine. */
+    ca_ledger_use("/proc/none");
     RUN(test_errors);
     RUN(test_paging);
     RUN(test_guard);
@@ -35,6 +38,8 @@ int main(void) {
     RUN(test_threads);
     RUN(test_xen);
     RUN(test_libvmi);
+    RUN(test_events);
+    RUN(test_agent);
     RUN(test_vchan);
     printf("%u checks passed\n", checks);
     return 0;

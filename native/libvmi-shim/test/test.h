@@ -50,6 +50,8 @@ void test_scan(void);
 void test_threads(void);
 void test_xen(void);
 void test_libvmi(void);
+void test_events(void);
+void test_agent(void);
 void test_vchan(void);
 
 #endif
