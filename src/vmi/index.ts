@@ -1,3 +1,4 @@
+export { type DumpOptions, dumpElf } from './dump.js'
 export * from './events/index.js'
 export * from './guest.js'
 export * from './linux/index.js'

@@ -1,8 +1,9 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type SyntheticGuest, syntheticGuest } from '../../src/testing/index.js'
+import { openVm, PHYSICAL } from '../../src/vmi/index.js'
 import { cloudapp } from './cloudapp.js'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'cloudapp-vmi-'))
@@ -103,6 +104,37 @@ describe('cloudapp vmi', () => {
     expect(code).toBe(1)
     expect(stderr).toMatch(/about: address 0xffff/)
     expect(stderr).toMatch(/code: ERR_CLOUDAPP_TRANSLATION/)
+  })
+
+  it('dump: an ELF core with all of the memory, readable to its owner only', async () => {
+    const file = path.join(folder, 'dump')
+    const told = await json('dump', '--out', file)
+    expect(told).toEqual({ file, bytes: guest.ram.length, seconds: expect.any(Number) })
+    expect(statSync(file).mode & 0o777).toBe(0o600)
+    await using vm = await openVm(`elf:${file}`)
+    const pages = BigUint64Array.from({ length: guest.ram.length / 4096 }, (_, i) => BigInt(i * 4096))
+    const [all] = await (vm.memory as NonNullable<typeof vm.memory>).read([
+      { space: PHYSICAL, at: pages, length: 4096 },
+    ])
+    expect(all?.faults).toEqual([])
+    expect(Buffer.compare(all?.bytes ?? Buffer.alloc(0), guest.ram)).toBe(0)
+    const tasks = await cloudapp(['vmi', 'tasks', '--source', `elf:${file}`, '--json'], env)
+    expect(JSON.parse(tasks.stdout)).toEqual(await json('tasks'))
+    // What is there is not written over, and stays.
+    const again = await vmi('dump', '--out', file)
+    expect(again).toMatchObject({ code: 1, stderr: expect.stringContaining('EEXIST') })
+    expect(statSync(file).size).toBeGreaterThan(guest.ram.length)
+  })
+
+  it('dump and events: what the source lacks is said', async () => {
+    const file = path.join(folder, 'never')
+    const paused = await vmi('dump', '--out', file, '--pause')
+    expect(paused).toMatchObject({ code: 1, stderr: expect.stringContaining('can not be paused') })
+    expect(existsSync(file)).toBe(false)
+    const events = await vmi('events', '--trap', 'cr3')
+    expect(events).toMatchObject({ code: 1, stderr: expect.stringMatching(/ERR_CLOUDAPP_UNSUPPORTED/) })
+    const word = await vmi('events', '--trap', 'cr5')
+    expect(word).toMatchObject({ code: 2, stderr: expect.stringContaining('breakpoint:SYMBOL') })
   })
 
   it('integrity: what is sound gives no hits, and every check is accounted for', async () => {

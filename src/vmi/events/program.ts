@@ -135,10 +135,17 @@ export type Captures = { readonly [name: string]: WordCapture | BytesCapture }
  *
  * @example
  * ```ts
- * const opens: EventProgram = {
- *   trap: linux.breakpoint('do_sys_openat2'),
+ * import { Linux, openVm } from '@cloudapp/sdk'
+ *
+ * await using vm = await openVm('xen:web-1')
+ * const linux = await Linux.attach(vm)
+ * const opens = await vm.events?.subscribe({
+ *   trap: await linux.breakpoint('do_sys_openat2'),
  *   captures: { flags: { memory: { register: 'rdx' }, bytes: 8 }, path: { string: { register: 'rsi' }, bytes: 64 } },
  *   rate: 10_000,
+ * })
+ * for await (const batch of opens ?? []) {
+ *   for (let row = 0; row < batch.count; row++) console.log(batch.text('path', row))
  * }
  * ```
  */

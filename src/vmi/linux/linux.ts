@@ -1,5 +1,6 @@
 import { CloudAppError } from '../../errors.js'
 import { checkOptions } from '../../options.js'
+import type { BreakpointTrap } from '../events/program.js'
 import type { GuestVm, KernelProfileParts } from '../guest.js'
 import type { GuestMemory } from '../memory.js'
 import { profileError } from './errors.js'
@@ -133,6 +134,17 @@ export class Linux extends GuestReader {
   /** Address of a kernel symbol, or undefined. */
   async trySymbol(name: string): Promise<bigint | undefined> {
     return (await this.symbols()).find(name)
+  }
+
+  /**
+   * A trap at an instruction of the kernel, for an event program.
+   *
+   * @param where a symbol of the kernel image, or the address of the first byte of an instruction
+   * @throws ERR_CLOUDAPP_PROFILE if the kernel has no such symbol
+   */
+  async breakpoint(where: string | bigint): Promise<BreakpointTrap> {
+    const at = typeof where === 'bigint' ? where : await this.symbol(where)
+    return { kind: 'breakpoint', at, space: this.space }
   }
 
   /** A snapshot that tells for any address which symbol of the kernel or of a listed module it lies in. */
