@@ -35,7 +35,8 @@ export async function kernelModule(source: string, kernel: Kernel, options: RigO
     async (into) => {
       options.progress?.(`building ${path.basename(source)} against the headers of Linux ${kernel.release}`)
       for (const name of files) copyFileSync(path.join(source, name), path.join(into, name))
-      await run('make', ['-C', headers, `M=${into}`, 'modules'], options)
+      // Its types (BTF) would take pahole, in the version the kernel was built with; nothing looks for them.
+      await run('make', ['-C', headers, `M=${into}`, 'CONFIG_DEBUG_INFO_BTF_MODULES=', 'modules'], options)
     },
     options,
   )
