@@ -17,13 +17,19 @@ const WHAT: Readonly<Record<string, [name: string, what: string]>> = {
 /** The xen: source in dom0 of an emulated Xen host, beside a plain C program there doing the same work: bench.ts, bench.c. */
 export async function benchXen(progress: (message: string) => void): Promise<Measurement[]> {
   await using xen = await bootXen({ progress })
-  await xen.createGuest({ name: 'bench', kind: 'pvh', memory: '256M', progress })
+  const guest = await xen.createGuest({ name: 'bench', kind: 'pvh', memory: '256M', progress })
   progress('measuring in dom0, beside the C program')
   const { stdout } = await xen.dom0.node(['bench.mjs', 'bench'], { timeoutMs: 900_000 })
   const ratios: Ratio[] = JSON.parse(stdout)
-  return ratios.map(({ name, ours, c }) => {
+  const memory = ratios.map(({ name, ours, c }) => {
     const [line = name, what = name] = WHAT[name] ?? []
     const note = `of the C program's speed; ${what}: ${ours.toFixed(0)} ns, in C ${c.toFixed(0)} ns (emulated)`
     return { name: line, value: c / ours, unit: '', note }
   })
+  // Two programs that hand each other bytes: nothing but switches.
+  await guest.run('(yes | cat > /dev/null) > /dev/null 2>&1 &')
+  const asked = await xen.dom0.node(['bench-events.mjs', 'bench', String(guest.domid)], { timeoutMs: 900_000 })
+  const rate: { ours: number; c: number } = JSON.parse(asked.stdout)
+  const note = `of the C program's rate; CR3 writes: ${rate.ours.toFixed(0)}/s, in C ${rate.c.toFixed(0)}/s (emulated)`
+  return [...memory, { name: 'xen.events.ratio-to-c', value: rate.ours / rate.c, unit: '', note }]
 }

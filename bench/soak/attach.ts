@@ -1,16 +1,5 @@
 import { crossView, Linux, openVm } from '@cloudapp/sdk/vmi'
-import { grown, type Usage, usage } from './usage.js'
-
-/** What a soak came to. */
-export interface Soaked {
-  readonly name: string
-  readonly count: number
-  readonly seconds: number
-  readonly before: Usage
-  readonly after: Usage
-  /** What has grown, in words. */
-  readonly grown: readonly string[]
-}
+import { grown, type Soaked, type Usage, usage } from './usage.js'
 
 /**
  * Opens the VM, attaches, looks for what is hidden, closes it, `count` times. The first tenth only warms up: caches
@@ -39,5 +28,5 @@ export async function attachCycles(
   const after = await usage(guest)
   if (before === undefined) throw new Error('nothing was done')
   const seconds = (performance.now() - began) / 1000
-  return { name, count, seconds, before, after, grown: grown(before, after) }
+  return { name, unit: 'cycles', count, seconds, before, after, grown: grown(before, after) }
 }

@@ -3,8 +3,13 @@
  * Each part is a function that gives what it came to; ends with 1 if something has grown.
  */
 import { bootXen } from '../../test/rig/xen/lib/host.js'
+import { busyGuest, storm } from '../../test/rig/xen/lib/tracers.js'
 import { guestImage } from '../image.js'
-import { attachCycles, type Soaked } from './attach.js'
+import { attachCycles } from './attach.js'
+import { syntheticEvents } from './events.js'
+import type { Soaked } from './usage.js'
+
+const KILLS = 500
 
 type Progress = (message: string) => void
 
@@ -12,7 +17,9 @@ const PARTS: Readonly<Record<string, (progress: Progress) => Promise<Soaked[]>>>
   attach: async (progress) => [
     await attachCycles('attach.raw', `raw:${await guestImage(progress)}`, 10_000, /ram\.raw$/, progress),
   ],
+  events: async () => [await syntheticEvents(1_000_000)],
   xen: attachXen,
+  kills: killTracers,
 }
 
 /** The same on a domain: fewer, as emulation makes each take a second. */
@@ -24,6 +31,20 @@ async function attachXen(progress: Progress): Promise<Soaked[]> {
   return [JSON.parse(stdout)]
 }
 
+/** Kills tracers of a busy guest, at any moment, in any combination of their processes. */
+async function killTracers(progress: Progress): Promise<Soaked[]> {
+  await using xen = await bootXen({ progress })
+  const guest = await busyGuest(xen, 'soak')
+  progress(`${KILLS} kills; about half an hour`)
+  const began = performance.now()
+  const said = await storm(xen, guest, KILLS, 1, 7_200_000)
+  const seconds = (performance.now() - began) / 1000
+  const none = { resident: 0, files: 0, mapped: 0 }
+  progress(said.trim())
+  const failed = /, failed 0;/.test(said) ? [] : [said]
+  return [{ name: 'kills.xen', unit: 'kills', count: KILLS, seconds, before: none, after: none, grown: failed }]
+}
+
 const wanted = process.argv.slice(2)
 const unknown = wanted.filter((name) => !Object.hasOwn(PARTS, name))
 if (unknown.length > 0) {
@@ -33,11 +54,11 @@ if (unknown.length > 0) {
 const progress: Progress = (message) => process.stderr.write(`${message}\n`)
 for (const [part, soak] of Object.entries(PARTS)) {
   if (wanted.length > 0 && !wanted.includes(part)) continue
-  for (const { name, count, seconds, before, after, grown } of await soak(progress)) {
+  for (const { name, unit, count, seconds, before, after, grown } of await soak(progress)) {
     const resident = ((after.resident - before.resident) / 2 ** 20).toFixed(1)
-    const what = grown.length === 0 ? 'nothing has grown' : `GROWN: ${grown.join('; ')}`
+    const what = grown.length === 0 ? 'nothing has grown' : `BAD: ${grown.join('; ')}`
     process.stdout.write(
-      `${name}: ${count} cycles in ${seconds.toFixed(0)} s, resident ${resident} MiB, files ${after.files - before.files}, mapped ${after.mapped} bytes: ${what}\n`,
+      `${name}: ${count} ${unit} in ${seconds.toFixed(0)} s, resident ${resident} MiB, files ${after.files - before.files}, mapped ${after.mapped} bytes: ${what}\n`,
     )
     if (grown.length > 0) process.exitCode = 1
   }

@@ -12,6 +12,19 @@ export interface Usage {
   readonly mapped: number
 }
 
+/** What a soak came to. */
+export interface Soaked {
+  readonly name: string
+  /** Of what: cycles, events. */
+  readonly unit: string
+  readonly count: number
+  readonly seconds: number
+  readonly before: Usage
+  readonly after: Usage
+  /** What has grown or failed, in words. */
+  readonly grown: readonly string[]
+}
+
 /** What may grow over a soak: memory by what an allocator and a compiler still settle, the rest not at all. */
 const RESIDENT_SLACK = 24 * 2 ** 20
 

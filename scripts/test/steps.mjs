@@ -109,9 +109,14 @@ export const steps = [
   { name: 'fuzz', what: 'page walker and structure walks, a bounded run', run: fuzz },
   { name: 'unit', what: 'vitest; the native suites through koffi and ffi-napi', run: vitest('unit') },
   {
+    name: 'long',
+    what: 'attacks, crashes, scale and whole processes, without VMs',
+    run: vitest('long', { minutes: 15 }),
+  },
+  {
     name: 'crash',
     what: 'a broker killed 200 times under load',
-    run: vitest('unit', {
+    run: vitest('long', {
       filters: ['test/broker/crash.test.ts'],
       env: { CLOUDAPP_KILLS: process.env.CLOUDAPP_KILLS ?? '200' },
       label: 'crash',

@@ -1,34 +1,20 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { APP, sharedXen, showConsoles, type XenGuest, type XenHost } from './lib/index.js'
-
-const AGENT = `${APP}/node_modules/@cloudapp/sdk-linux-x64/cloudapp-event-agent`
+import { APP, busyGuest, sharedXen, showConsoles, storm, type TracedGuest, type XenHost } from './lib/index.js'
 
 let xen: XenHost
-let traced: XenGuest
-/** Addresses of the guest's kernel, in hexadecimal, as its own /proc/kallsyms has them. */
-let symbols: Record<'_stext' | '_etext' | 'do_sys_openat2', string>
+let traced: TracedGuest
 
 beforeAll(async () => {
   xen = await sharedXen()
-  traced = await xen.createGuest({ name: 'traced', kind: 'pvh' })
-  const { stdout } = await traced.run('grep -wE "_stext|_etext|do_sys_openat2" /proc/kallsyms')
-  symbols = Object.fromEntries(
-    stdout
-      .trim()
-      .split('\n')
-      .map((line) => line.split(/\s+/))
-      .map(([address, , name]) => [name, address]),
-  )
-  // Work that switches processes, starts programs (each asks CPUID) and opens files, for as long as the guest lives.
-  await traced.run('(while true; do cat /proc/version /etc/none; sleep 0.02; done) > /dev/null 2>&1 &')
+  traced = await busyGuest(xen, 'traced')
 }, 900_000)
-afterAll(async () => traced?.destroy())
+afterAll(async () => traced?.guest.destroy())
 showConsoles()
 
 /** The guest's page with the breakpoint as it is, without the ledger's help. */
 const raw = async (): Promise<string> => {
-  const page = (BigInt(`0x${symbols.do_sys_openat2}`) & ~0xfffn).toString(16)
-  return (await xen.dom0.run(`${APP}/events raw ${traced.domid} ${page} 4096`)).stdout.trim()
+  const page = (BigInt(`0x${traced.symbols.do_sys_openat2}`) & ~0xfffn).toString(16)
+  return (await xen.dom0.run(`${APP}/events raw ${traced.guest.domid} ${page} 4096`)).stdout.trim()
 }
 
 interface Said {
@@ -56,7 +42,7 @@ describe('events of a PVH guest', () => {
     await until('^watching')
     // Whoever reads past the ledger sees the breakpoint: so what `hidden` says below is the ledger's doing.
     expect(await raw()).not.toBe(original)
-    await traced.run('cat /tmp/a-path-of-the-test', { check: false })
+    await traced.guest.run('cat /tmp/a-path-of-the-test', { check: false })
     await until('^ended')
     const { stdout } = await xen.dom0.run(`cat ${log}`)
     const said: Said = JSON.parse(stdout.split('\n')[1] ?? '')
@@ -68,23 +54,20 @@ describe('events of a PVH guest', () => {
     expect(said.opens).toMatchObject({ ordered: true })
     // AT_FDCWD, as the 32-bit argument of do_sys_openat2.
     expect(said.opens.dfds).toContain('0xffffff9c')
-    expect(BigInt(said.at)).toBe(BigInt(`0x${symbols.do_sys_openat2}`))
+    expect(BigInt(said.at)).toBe(BigInt(`0x${traced.symbols.do_sys_openat2}`))
     const { matched, dropped, kept, told } = said.stalled
     expect(dropped).toBeGreaterThan(0)
     expect(kept + told).toBeGreaterThanOrEqual(matched)
     expect(said.hidden).toBe(true)
     expect(said.memoryAccess).toMatch(/^ERR_CLOUDAPP_UNSUPPORTED .*Intel/)
     expect(await raw()).toBe(original)
-    await traced.run('true')
+    await traced.guest.run('true')
   }, 600_000)
 
   it('leave the guest running and whole, whoever of the tracers is killed', async () => {
-    const bytes = BigInt(`0x${symbols._etext}`) - BigInt(`0x${symbols._stext}`)
-    const text = `${symbols._stext} ${bytes & ~0xfffn}`
-    const storm = `${APP}/events storm ${AGENT} ${traced.domid} 20 7 ${text} cr3 bp:${symbols.do_sys_openat2}`
-    const { stdout } = await xen.dom0.run(storm, { timeoutMs: 580_000 })
+    const stdout = await storm(xen, traced, 20, 7, 580_000)
     expect(stdout).toMatch(/^kills 20, ready \d+, text changed in [1-9]\d*, failed 0;/m)
     expect(stdout).not.toContain('FAILED')
-    await traced.run('true')
+    await traced.guest.run('true')
   }, 600_000)
 })
