@@ -15,6 +15,9 @@ export const typeOf = (uuid: string): string => `ca_${digits(uuid)}_t`
 /** The domain's label, for `seclabel` in its xl.cfg(5). */
 export const labelOf = (uuid: string): string => `system_u:system_r:${typeOf(uuid)}`
 
+/** Whether a label is one that a policy made here gave a domain; Xen knows it only as long as the policy does. */
+export const isOurLabel = (label: string): boolean => /^system_u:system_r:ca_[0-9a-f]{32}_t(_building)?$/.test(label)
+
 /** The label a private domain has while it is being built, for `init_seclabel`. */
 export const buildLabelOf = (uuid: string): string => `${labelOf(uuid)}_building`
 

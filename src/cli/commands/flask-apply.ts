@@ -1,6 +1,13 @@
 import { randomBytes } from 'node:crypto'
 import { DirectClient, type DirectLease, type DomainRef } from '../../broker/direct/index.js'
-import { booleanOf, compileFlask, directRights, type FlaskPolicy, LATCH } from '../../capabilities/flask/index.js'
+import {
+  booleanOf,
+  compileFlask,
+  directRights,
+  type FlaskPolicy,
+  isOurLabel,
+  LATCH,
+} from '../../capabilities/flask/index.js'
 import type { Right } from '../../capabilities/rights.js'
 import { isoTime } from '../../capabilities/time.js'
 import { CloudAppError } from '../../errors.js'
@@ -86,6 +93,14 @@ async function runningOf(policy: FlaskPolicy, locked: boolean): Promise<Map<stri
   for (const { uuid, seclabel } of policy.labels) {
     const found = there.find((domain) => domain.uuid === uuid && domain.label === seclabel)
     if (found !== undefined) running.set(uuid, found)
+  }
+  // Under a policy without its label Xen calls a domain unlabeled, and refuses all that is asked of it, dom0's tools included:
+  // even xenconsoled, which asks for one domain after the other, would see none behind it.
+  const lost = there.filter(({ uuid, label }) => label !== undefined && isOurLabel(label) && !running.has(uuid))
+  if (lost.length > 0) {
+    const names = lost.map(({ name }) => name)
+    const why = `${names.join(', ')} would lose the label it runs under: add it to the plan's domains, or end it first`
+    throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', why, { details: { domains: names } })
   }
   const absent = policy.labels.filter(({ uuid }) => !running.has(uuid)).map(({ name }) => name)
   if (locked && absent.length > 0) {
