@@ -47,6 +47,7 @@ export const SIGNATURES = {
   ca_poll_new: ['i32', []],
   ca_poll_join: ['i32', ['i32', 'i32']],
   ca_evtchn_open: ['i32', ['u32', 'u32', 'buf']],
+  ca_domain_lives: ['i32', ['u32']],
   ca_evtchn_notify: ['i32', ['i32', 'u32']],
   ca_evtchn_unmask: ['i32', ['i32', 'u32']],
   ca_evtchn_close: ['i32', ['i32']],

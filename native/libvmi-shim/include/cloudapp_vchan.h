@@ -24,6 +24,8 @@ CA_API int32_t ca_poll_join(int32_t fd, int32_t source);
  * masked when it has been read: ca_evtchn_unmask() before looking at what the event is about.
  */
 CA_API int32_t ca_evtchn_open(uint32_t domid, uint32_t remote, void *port);
+/* 1 if Xen has a domain of this number, 0 if not; any domain may ask. One that is being destroyed counts until it is gone. */
+CA_API int32_t ca_domain_lives(uint32_t domid);
 CA_API int32_t ca_evtchn_notify(int32_t fd, uint32_t port);
 CA_API int32_t ca_evtchn_unmask(int32_t fd, uint32_t port);
 CA_API int32_t ca_evtchn_close(int32_t fd);

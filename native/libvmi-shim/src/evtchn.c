@@ -42,6 +42,17 @@ int32_t ca_evtchn_open(uint32_t domid, uint32_t remote, void *port) {
     return fd;
 }
 
+int32_t ca_domain_lives(uint32_t domid) {
+    if (domid > 0x7fef) return ca_fail(CA_E_ARGUMENT, "%u is no number of a domain", domid);
+    int32_t fd = ca_device_open("/dev/xen/evtchn", "xen-evtchn");
+    if (fd < 0) return fd;
+    /* Port 0 is reserved in every domain, so this always fails: ESRCH where there is no domain to look into. */
+    uint32_t bind[2] = {domid, 0};
+    int lives = ioctl(fd, EVTCHN_BIND_INTERDOMAIN, bind) >= 0 || errno != ESRCH;
+    close(fd);
+    return lives;
+}
+
 int32_t ca_evtchn_notify(int32_t fd, uint32_t port) {
     if (ioctl(fd, EVTCHN_NOTIFY, &port) == 0) return CA_OK;
     return ca_fail(CA_E_SOURCE, "event channel %u could not be notified: %s", port, strerror(errno));

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CloudAppError } from '../../errors.js'
+import { checked, loadShim } from '../../native/shim.js'
 import { XenStore } from './xenstore.js'
 
 /** How often it is looked whether peers live, in ms: a domain destroyed tells nobody. */
@@ -15,6 +16,13 @@ export interface LocalDomain {
 
 type OnGone = (reason: CloudAppError) => void
 
+interface Watched {
+  readonly domid: number
+  /** A key in the domain's folder. */
+  readonly key?: string
+  readonly onGone: OnGone
+}
+
 let shared: Neighbours | undefined
 let users = 0
 
@@ -23,7 +31,7 @@ let users = 0
  * for all of them.
  */
 export class Neighbours {
-  readonly #watched = new Map<number, Set<OnGone>>()
+  readonly #watched = new Set<Watched>()
   readonly #ending = new AbortController()
   #store: XenStore
   #local: LocalDomain
@@ -82,15 +90,15 @@ export class Neighbours {
     return uuidIn(await readOwned(this.#store, `cloudapp/peers/${domid}`))
   }
 
-  /** Calls `onGone` once if the domain ends, or this one is another since it was restored. Returns how to stop it. */
-  watch(domid: number, onGone: OnGone): () => void {
-    const set = this.#watched.get(domid) ?? new Set()
-    this.#watched.set(domid, set.add(onGone))
+  /**
+   * Calls `onGone` once if the domain ends, or this one is another since it was restored. `key` is one that the toolstack
+   * removes with the domain: of one whose page is mapped here, Xen keeps what is left. Returns how to stop it.
+   */
+  watch(domid: number, key: string | undefined, onGone: OnGone): () => void {
+    const watched = { domid, onGone, ...(key === undefined ? {} : { key }) }
+    this.#watched.add(watched)
     this.#looking ??= this.#look()
-    return () => {
-      set.delete(onGone)
-      if (set.size === 0 && this.#watched.get(domid) === set) this.#watched.delete(domid)
-    }
+    return () => this.#watched.delete(watched)
   }
 
   async #look(): Promise<void> {
@@ -112,15 +120,39 @@ export class Neighbours {
     const local = await localDomain(this.#store)
     const restored = local.domid !== this.#local.domid
     this.#local = local
-    for (const [domid, set] of [...this.#watched]) {
-      if (!restored && (domid === local.domid || (await this.#store.isDomainIntroduced(domid)))) continue
-      this.#watched.delete(domid)
+    for (const watched of [...this.#watched]) {
+      const { domid, onGone } = watched
+      if (!restored && (await this.#lives(watched))) continue
+      if (!this.#watched.delete(watched)) continue
       const why = restored
         ? `this domain was restored as domain ${local.domid}: what it shared is gone`
         : `domain ${domid} has ended`
-      for (const onGone of set) onGone(new CloudAppError('ERR_CLOUDAPP_CLOSED', `The vchan ended: ${why}`))
+      onGone(new CloudAppError('ERR_CLOUDAPP_CLOSED', `The vchan ended: ${why}`))
     }
   }
+
+  async #lives({ domid, key }: Watched): Promise<boolean> {
+    if (domid === this.#local.domid) return true
+    if (!domainLives(domid)) return false
+    if (key === undefined) return true
+    try {
+      return (await this.#store.read(key)) !== undefined
+    } catch (error) {
+      // So xenstored hides from a domain whether a key is missing where it may not look.
+      if (CloudAppError.is(error, 'ERR_CLOUDAPP_DENIED')) return false
+      throw error
+    }
+  }
+}
+
+/**
+ * Whether Xen has a domain of this number; any domain may ask, as only dom0 may ask xenstore.
+ *
+ * @throws CloudAppError `ERR_CLOUDAPP_UNSUPPORTED` where there is no /dev/xen/evtchn.
+ */
+export function domainLives(domid: number): boolean {
+  const shim = loadShim()
+  return checked(shim, shim.ca_domain_lives(domid)) === 1
 }
 
 async function localDomain(store: XenStore): Promise<LocalDomain> {

@@ -1,6 +1,6 @@
 import { CloudAppError } from '../../errors.js'
 import type { Channel, ChannelListener } from '../channel.js'
-import { Neighbours, readOwned } from './neighbours.js'
+import { domainLives, Neighbours, readOwned } from './neighbours.js'
 import { connectVchan, serveVchan } from './vchan.js'
 import type { XenStore } from './xenstore.js'
 
@@ -169,7 +169,7 @@ class PeersListener implements ChannelListener {
       this.#onError(new CloudAppError('ERR_CLOUDAPP_LIMIT', `More than ${PEERS} domains are to be served`))
     }
     const wanted = new Set<number>()
-    for (const domid of listed.slice(0, PEERS)) if (await store.isDomainIntroduced(domid)) wanted.add(domid)
+    for (const domid of listed.slice(0, PEERS)) if (domainLives(domid)) wanted.add(domid)
     for (const [domid, listener] of this.#served) {
       if (wanted.has(domid)) continue
       this.#served.delete(domid)

@@ -4,7 +4,7 @@ import { CloudAppError } from '../../errors.js'
 import { checked, loadShim } from '../../native/shim.js'
 import { checkOptions } from '../../options.js'
 import type { Channel, ChannelListener } from '../channel.js'
-import { Neighbours } from './neighbours.js'
+import { domainLives, Neighbours } from './neighbours.js'
 import { VchanChannel, vchanInfo } from './vchan-channel.js'
 import type { XenStore } from './xenstore.js'
 
@@ -76,7 +76,7 @@ class VchanServer implements ChannelListener {
 
   async start(): Promise<void> {
     const { domid } = this.#options
-    if (!(await this.#neighbours.store.isDomainIntroduced(domid))) {
+    if (!domainLives(domid)) {
       throw new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', `There is no domain ${domid}`)
     }
     const first = await this.#offer()
@@ -111,10 +111,12 @@ class VchanServer implements ChannelListener {
       if (came) {
         this.#options.onChannel(channel)
         await ended(channel.closed, signal)
+        // The channel of a server that is closed lives on, and the client sees by the keys that this domain does.
+        if (!channel.closed.aborted) return this.#withdrawAfter(channel)
       }
       await this.#withdraw()
-      // The channel of a server that is closed lives on; of a domain that has ended nobody comes.
-      if (signal.aborted || !(await this.#neighbours.store.isDomainIntroduced(this.#options.domid))) return
+      // Of a domain that has ended nobody comes.
+      if (signal.aborted || !domainLives(this.#options.domid)) return
     }
   }
 
@@ -127,7 +129,7 @@ class VchanServer implements ChannelListener {
     const { local, store } = this.#neighbours
     const peer = { kind: 'vchan', domid, uuid: await this.#neighbours.uuidOf(domid), local } as const
     const binding = bindingOf(local.domid, domid, info)
-    const channel = attach(this.#neighbours, new VchanChannel(shim, handle, info, peer, binding), domid)
+    const channel = attach(this.#neighbours, new VchanChannel(shim, handle, info, peer, binding), domid, undefined)
     try {
       await publish(store, this.#options.path, { 'ring-ref': info.ref, 'event-channel': info.port }, local.domid, domid)
     } catch (error) {
@@ -137,6 +139,13 @@ class VchanServer implements ChannelListener {
     return channel
   }
 
+  #withdrawAfter(channel: Channel): void {
+    this.#neighbours.hold()
+    const withdraw = () => void this.#withdraw().then(release, release)
+    const release = () => this.#neighbours.release()
+    channel.closed.addEventListener('abort', withdraw, { once: true })
+  }
+
   async #withdraw(): Promise<void> {
     const { path } = this.#options
     for (const key of ['ring-ref', 'event-channel']) await this.#neighbours.store.remove(`${path}/${key}`)
@@ -144,8 +153,8 @@ class VchanServer implements ChannelListener {
 }
 
 /** Ends the channel when the other domain ends, or this one is restored. */
-function attach(neighbours: Neighbours, channel: VchanChannel, domid: number): VchanChannel {
-  const unwatch = neighbours.watch(domid, (reason) => channel.fail(reason))
+function attach(neighbours: Neighbours, channel: VchanChannel, domid: number, key: string | undefined): VchanChannel {
+  const unwatch = neighbours.watch(domid, key, (reason) => channel.fail(reason))
   // It may outlive who made it.
   neighbours.hold()
   const release = () => {
@@ -197,7 +206,7 @@ export async function connectVchan(options: ConnectVchanOptions): Promise<Channe
       })
       if (channel !== undefined) return channel
       // Nobody will come who has gone: who connects can ask anew which domain it is now.
-      if (!(await neighbours.store.isDomainIntroduced(domid))) break
+      if (!domainLives(domid)) break
       await sleep(AGAIN, undefined, { signal: until }).catch(() => undefined)
     }
   } finally {
@@ -233,7 +242,8 @@ async function attempt(neighbours: Neighbours, domid: number, path: string): Pro
   const handle = checked(shim, shim.ca_vchan_connect(domid, ref, port, new Uint8Array(words.buffer)))
   const peer = { kind: 'vchan', domid, uuid, local } as const
   const info = vchanInfo(words)
-  return attach(neighbours, new VchanChannel(shim, handle, info, peer, bindingOf(domid, local.domid, info)), domid)
+  const binding = bindingOf(domid, local.domid, info)
+  return attach(neighbours, new VchanChannel(shim, handle, info, peer, binding), domid, `${path}/ring-ref`)
 }
 
 async function number(store: XenStore, path: string): Promise<number | undefined> {

@@ -172,7 +172,11 @@ export class XenStore extends StoreKeys implements AsyncDisposable {
     return this.connection.closed
   }
 
-  /** Whether xenstore knows a domain of this number that lives. Any domain may ask. */
+  /**
+   * Whether xenstore knows a domain of this number that lives; for dom0.
+   *
+   * @throws CloudAppError `ERR_CLOUDAPP_DENIED` in other domains.
+   */
   async isDomainIntroduced(domid: number): Promise<boolean> {
     const answer = await this.ask(XS.IS_DOMAIN_INTRODUCED, strings(`${checkDomid(domid)}`), `is there domain ${domid}`)
     return answer[0] === 0x54
