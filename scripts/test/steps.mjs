@@ -139,6 +139,6 @@ export const steps = [
     name: 'xen',
     what: 'a real Xen host, its guests and the xen: source',
     vms: true,
-    run: needsVms('xen', vitest('xen', { minutes: 25 }), xenProblem),
+    run: needsVms('xen', vitest('xen', { minutes: 40 }), xenProblem),
   },
 ]
