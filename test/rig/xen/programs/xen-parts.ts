@@ -67,12 +67,15 @@ async function give(store: XenStore): Promise<void> {
     }),
   )
   check('transaction undone', (await store.read(`${path}/count`)) === '6')
-  // Names that do not fit one message.
+  // Names that do not fit one message; nor, in Xen's own xenstored, what it lets a guest keep in one folder.
   const many = Array.from({ length: 150 }, (_, i) => `name-of-a-key-that-is-rather-long-${i}`)
-  await store.transaction(async (keys) => {
-    for (const name of many) await keys.mkdir(`${path}/many/${name}`)
-  })
-  check('a long list', (await store.list(`${path}/many`))?.sort().join() === [...many].sort().join())
+  const made = await code(() =>
+    store.transaction(async (keys) => {
+      for (const name of many) await keys.mkdir(`${path}/many/${name}`)
+    }),
+  )
+  const listed = (await store.list(`${path}/many`))?.sort().join()
+  check('a long list', made === 'ERR_CLOUDAPP_LIMIT' || listed === [...many].sort().join())
   await store.remove(`${path}/many`)
 
   // Pages and events.
