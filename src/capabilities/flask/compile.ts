@@ -4,7 +4,7 @@ import type { Grant } from '../caveats.js'
 import type { Right } from '../rights.js'
 import { DIRECT_RIGHTS, directRights } from './direct.js'
 import { commsRules, domainRules, LOCK_RULES, type RuleChange } from './domains.js'
-import { booleanOf, buildLabelOf, LATCH, labelOf, typeOf } from './names.js'
+import { booleanOf, buildLabelOf, isOurLabel, LATCH, labelOf, typeOf } from './names.js'
 
 /** A domain of the host that gets a type of its own: a client VM, a service domain, or both. */
 export interface FlaskDomain {
@@ -62,6 +62,12 @@ export interface FlaskPolicy {
   readonly booleans: readonly FlaskBoolean[]
   readonly labels: readonly FlaskLabel[]
   readonly coverage: readonly FlaskCoverage[]
+}
+
+/** Of labels that domains run under, those that policies made here gave them and that this one would not know. */
+export function labelsLost(policy: FlaskPolicy, labels: readonly string[]): string[] {
+  const kept = new Set(policy.labels.flatMap(({ seclabel, initSeclabel }) => [seclabel, initSeclabel]))
+  return labels.filter((label) => isOurLabel(label) && !kept.has(label))
 }
 
 export const FLASK_LIMITS = { domains: 256, delegations: 1024 } as const

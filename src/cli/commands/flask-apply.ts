@@ -5,8 +5,8 @@ import {
   compileFlask,
   directRights,
   type FlaskPolicy,
-  isOurLabel,
   LATCH,
+  labelsLost,
 } from '../../capabilities/flask/index.js'
 import type { Right } from '../../capabilities/rights.js'
 import { isoTime } from '../../capabilities/time.js'
@@ -96,9 +96,12 @@ async function runningOf(policy: FlaskPolicy, locked: boolean): Promise<Map<stri
   }
   // Under a policy without its label Xen calls a domain unlabeled, and refuses all that is asked of it, dom0's tools included:
   // even xenconsoled, which asks for one domain after the other, would see none behind it.
-  const lost = there.filter(({ uuid, label }) => label !== undefined && isOurLabel(label) && !running.has(uuid))
+  const lost = labelsLost(
+    policy,
+    there.flatMap(({ label }) => label ?? []),
+  )
   if (lost.length > 0) {
-    const names = lost.map(({ name }) => name)
+    const names = there.filter(({ label }) => label !== undefined && lost.includes(label)).map(({ name }) => name)
     const why = `${names.join(', ')} would lose the label it runs under: add it to the plan's domains, or end it first`
     throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', why, { details: { domains: names } })
   }

@@ -1,11 +1,13 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import {
+  buildLabelOf,
   compileFlask,
   directRights,
   type FlaskDelegation,
   type FlaskDomain,
   labelOf,
+  labelsLost,
   typeOf,
 } from '../../../src/capabilities/flask/index.js'
 import { ALL_RIGHTS, type Caveats, type Grant, KeyPair, type Right } from '../../../src/capabilities/index.js'
@@ -156,4 +158,12 @@ describe('compileFlask', () => {
     const twice = [...domains, { name: 'again', uuid: uuid(1) }]
     expect(thrown(() => compileFlask({ domains: twice, delegations: [] })).code).toBe('ERR_CLOUDAPP_INVALID_ARGUMENT')
   })
+})
+
+it('names the labels of ours it would not know, and leaves those of others alone', () => {
+  const theirs = ['system_u:system_r:dom0_t', 'system_u:system_r:domU_t', 'system_u:system_r:ca_short_t']
+  const gone = [labelOf(uuid(9)), buildLabelOf(uuid(1))]
+  expect(labelsLost(compile(), [...theirs, labelOf(uuid(1)), ...gone])).toEqual(gone)
+  const isPrivate = compileFlask({ domains, delegations: [], private: true })
+  expect(labelsLost(isPrivate, [...theirs, labelOf(uuid(1)), ...gone])).toEqual([labelOf(uuid(9))])
 })

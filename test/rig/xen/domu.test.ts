@@ -1,19 +1,6 @@
 import { beforeAll, describe, expect, it } from 'vitest'
+import { DOCTOR, doctorOf } from './lib/doctor.js'
 import { sharedXen, showConsoles, type XenHost } from './lib/index.js'
-
-interface Check {
-  readonly name: string
-  readonly status: string
-  readonly found: string
-  readonly fix?: string
-}
-
-interface Report {
-  readonly checks: readonly Check[]
-  readonly sources: readonly { kind: string; usable: boolean; why: string }[]
-}
-
-const DOCTOR = ['node_modules/@cloudapp/sdk/dist/cli/main.js', 'doctor', '--json']
 
 let xen: XenHost
 
@@ -21,13 +8,6 @@ beforeAll(async () => {
   xen = await sharedXen()
 }, 900_000)
 showConsoles()
-
-function doctorOf(text: string): { check: (name: string) => Check | undefined; xen: { usable: boolean; why: string } } {
-  const report: Report = JSON.parse(text)
-  const source = report.sources.find(({ kind }) => kind === 'xen')
-  if (source === undefined) throw new Error('no word about xen:')
-  return { check: (name) => report.checks.find((check) => check.name === name), xen: source }
-}
 
 describe('doctor', () => {
   it('knows a domU whose privcmd is restricted (XSA-482), and one whose is not', async () => {

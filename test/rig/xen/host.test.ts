@@ -4,21 +4,8 @@ import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Linux } from '../../../src/vmi/linux/linux.js'
 import { openVm } from '../../../src/vmi/sources/open.js'
+import { DOCTOR, doctorOf } from './lib/doctor.js'
 import { sharedXen, showConsoles, type XenGuest, type XenHost } from './lib/index.js'
-
-interface Check {
-  readonly name: string
-  readonly status: string
-  readonly found: string
-  readonly fix?: string
-}
-
-interface Report {
-  readonly checks: readonly Check[]
-  readonly sources: readonly { kind: string; usable: boolean; why: string }[]
-}
-
-const DOCTOR = ['node_modules/@cloudapp/sdk/dist/cli/main.js', 'doctor', '--json']
 
 let xen: XenHost
 let small: XenGuest
@@ -29,13 +16,6 @@ beforeAll(async () => {
 }, 900_000)
 afterAll(async () => small?.destroy())
 showConsoles()
-
-function doctorOf(text: string): { check: (name: string) => Check | undefined; xen: { usable: boolean; why: string } } {
-  const report: Report = JSON.parse(text)
-  const source = report.sources.find(({ kind }) => kind === 'xen')
-  if (source === undefined) throw new Error('no word about xen:')
-  return { check: (name) => report.checks.find((check) => check.name === name), xen: source }
-}
 
 describe('doctor', () => {
   it('is content with dom0', async () => {
