@@ -58,14 +58,12 @@ export class StoreKeys {
     await this.ask(XS.MKDIR, strings(checkPath(path)), `mkdir ${path}`)
   }
 
-  /** Removes a key and all below it; false if there was none. */
-  async remove(path: string): Promise<boolean> {
+  /** Removes a key and all below it, if it is there: whether it was, xenstored tells only where its folder is missing, too. */
+  async remove(path: string): Promise<void> {
     try {
       await this.ask(XS.RM, strings(checkPath(path)), `remove ${path}`)
-      return true
     } catch (error) {
-      if (CloudAppError.is(error, 'ERR_CLOUDAPP_NOT_FOUND')) return false
-      throw error
+      if (!CloudAppError.is(error, 'ERR_CLOUDAPP_NOT_FOUND')) throw error
     }
   }
 

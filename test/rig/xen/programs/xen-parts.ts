@@ -46,7 +46,10 @@ async function give(store: XenStore): Promise<void> {
     'no such key',
     (await store.read(`${path}/none`)) === undefined && (await store.list(`${path}/none`)) === undefined,
   )
-  check('remove', (await store.remove(`${path}/a`)) && !(await store.remove(`${path}/a`)))
+  await store.remove(`${path}/a`)
+  await store.remove(`${path}/a`)
+  await store.remove(`${path}/a/b/c`)
+  check('remove', (await store.read(`${path}/a/b`)) === undefined)
   check('forbidden', (await code(() => store.write('/local/domain/0/name', 'x'))) === 'ERR_CLOUDAPP_DENIED')
   check('malformed', (await code(() => store.read('a//b'))) === 'ERR_CLOUDAPP_INVALID_ARGUMENT')
   check('too long', (await code(() => store.write(path, 'x'.repeat(5000)))) === 'ERR_CLOUDAPP_LIMIT')
