@@ -99,7 +99,7 @@ describe("a vchan with Debian's libxenvchan at the other end", () => {
     [3, '0x7fffffff'],
   ])('ends with an error when a peer corrupts index %i', async (index, value) => {
     const path = freshPath(server.domid)
-    const end = await start(server, ours('serve', client.domid, path, 4096, 'hold'))
+    const end = await start(server, ours('serve', client.domid, path, 4096, 'greet'))
     await end.said('^open')
     const liar = await start(client, theirs('client', server.domid, path, 4096, `lie ${index} ${value}`))
     await liar.said('^lied')
@@ -128,7 +128,7 @@ describe('a vchan whose peer goes away', () => {
       name: 'vchan-c',
       kind: 'pvh',
       node: true,
-      memory: '256M',
+      memory: '384M',
       modules: DEVICES,
       timeoutMs: 600_000,
     })

@@ -70,8 +70,26 @@ ${options.node ? `disk = [ ${NODE.disks.map((text) => `"${text}"`).join(', ')} ]
 ${options.config ?? ''}
 `
 
-/** Creates a guest and waits until its agent answers. Throws, with the end of its console, if it does not come up. */
+/**
+ * Creates a guest and waits until its agent answers. Throws, with the end of its console, if it does not come up.
+ *
+ * Under emulation a guest's kernel now and then panics before it has a console, about one boot in twenty; nothing of ours
+ * runs by then. So one that is gone before it was ready is created once more, and that is told.
+ */
 export async function createGuest(dom0: Dom0, kernel: Kernel, options: GuestOptions): Promise<XenGuest> {
+  try {
+    return await createOnce(dom0, kernel, options)
+  } catch (error) {
+    if (!(error instanceof GoneEarly)) throw error
+    process.stderr.write(`rig: ${options.name} ended before it was ready; created once more\n`)
+    return await createOnce(dom0, kernel, options)
+  }
+}
+
+/** The domain had ended, by itself and without a word on its console. */
+class GoneEarly extends Error {}
+
+async function createOnce(dom0: Dom0, kernel: Kernel, options: GuestOptions): Promise<XenGuest> {
   const { name, timeoutMs = 300_000 } = options
   if (!/^[a-z][a-z0-9-]{0,30}$/.test(name)) throw new Error(`'${name}' is no name for a guest`)
   const initrd = await initramfs({
@@ -99,7 +117,14 @@ export async function createGuest(dom0: Dom0, kernel: Kernel, options: GuestOpti
     return new XenGuest(name, domid, vm.replace('/vm/', ''), dom0, terminal)
   } catch (error) {
     const said = await consoleTail(dom0, name)
+    const silent = await dom0.run(
+      `! xl domid ${name} && ! [ -s ${log} ] && grep -q 'has shut down, reason code 1 ' /var/log/xen/xl-${name}.log`,
+      {
+        check: false,
+      },
+    )
     await dom0.run(`xl destroy ${name}`, { check: false })
-    throw new Error(`${name} did not come up: ${(error as Error).message}\n${said}`, { cause: error })
+    const Kind = silent.status === 0 ? GoneEarly : Error
+    throw new Kind(`${name} did not come up: ${(error as Error).message}\n${said}`, { cause: error })
   }
 }

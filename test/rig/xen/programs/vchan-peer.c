@@ -7,7 +7,7 @@
  *     sink BYTES PIECE     reads so much; "MB/s X"
  *     ping COUNT           one-byte round trips; "us X" (the median)
  *     hold                 says "held" and stays
- *     lie WHICH VALUE      writes a shared index (0 left.cons, 1 left.prod, 2 right.cons, 3 right.prod), notifies, stays
+ *     lie WHICH VALUE      reads a byte, so that the other end has it for connected; then writes a shared index (0 left.cons, 1 left.prod, 2 right.cons, 3 right.prod), notifies, stays
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -123,6 +123,10 @@ static void ping(struct libxenvchan *vchan, int count) {
 
 static void lie(struct libxenvchan *vchan, int which, unsigned long value) {
     uint32_t *indexes[4] = {&vchan->ring->left.cons, &vchan->ring->left.prod, &vchan->ring->right.cons, &vchan->ring->right.prod};
+    char byte;
+    int got;
+    while ((got = vchan_read(vchan, &byte, 1)) == 0) vchan_wait(vchan);
+    if (got != 1) fail("no greeting");
     __atomic_store_n(indexes[which & 3], (uint32_t)value, __ATOMIC_SEQ_CST);
     notify(vchan->event, vchan->event_port);
     printf("lied\n");

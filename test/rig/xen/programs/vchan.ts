@@ -90,6 +90,12 @@ async function hold(channel: Channel): Promise<void> {
   say(chunk === undefined ? 'the peer ended' : `${chunk.length} bytes`)
 }
 
+/** Tells the peer that it is connected. */
+async function greet(channel: Channel): Promise<void> {
+  channel.write(new Uint8Array(1))
+  await hold(channel)
+}
+
 const modes: Readonly<Record<string, (channel: Channel, a: number, b: number) => Promise<void>>> = {
   echo,
   drive,
@@ -97,6 +103,7 @@ const modes: Readonly<Record<string, (channel: Channel, a: number, b: number) =>
   sink,
   ping,
   hold,
+  greet,
 }
 
 try {
