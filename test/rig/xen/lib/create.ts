@@ -73,8 +73,7 @@ ${options.config ?? ''}
 /**
  * Creates a guest and waits until its agent answers. Throws, with the end of its console, if it does not come up.
  *
- * Under emulation a guest's kernel now and then panics before it has a console, about one boot in twenty; nothing of ours
- * runs by then. So one that is gone before it was ready is created once more, and that is told.
+ * Under emulation a guest's kernel now and then panics before it has a console, and nothing of ours runs by then. So one that is gone before it was ready is created once more, and that is told.
  */
 export async function createGuest(dom0: Dom0, kernel: Kernel, options: GuestOptions): Promise<XenGuest> {
   try {
