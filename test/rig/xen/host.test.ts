@@ -74,8 +74,11 @@ describe('a snapshot', () => {
 })
 
 describe('a service domain that comes and goes', () => {
-  it('holds no more of dom0 after 25 attachments than after 20', async () => {
+  it('holds no more of the client and no more files after 25 attachments than after 20', async () => {
     const { stdout } = await xen.dom0.node(['soak.mjs', 'xen:small', '5'], { timeoutMs: 600_000 })
-    expect(JSON.parse(stdout)).toMatchObject({ grown: [], after: { mapped: 0 } })
+    const { before, after } = JSON.parse(stdout)
+    // Resident memory swings by more than five attachments could add: `npm run soak` judges it, over 500.
+    expect(after.mapped).toBe(0)
+    expect(after.files).toBeLessThanOrEqual(before.files)
   })
 })

@@ -73,18 +73,24 @@ function isBook(kernel: Kernel, at: bigint): boolean {
   return kernel.symbolAt(at)?.name === 'mod_tree'
 }
 
-/** Between its sections the image has pages that were freed after boot and hold anything since. */
-function sections(kernel: Kernel): { start: bigint; end: bigint; text: boolean }[] {
-  const names = [
-    ['_stext', '_etext'],
-    ['__start_rodata', '__end_rodata'],
-    ['_sdata', '_edata'],
-    ['__bss_start', '__bss_stop'],
-  ] as const
-  return names.flatMap(([first, last]) => {
+/**
+ * What of the image is the kernel's as long as it runs. Between its sections, and inside .bss behind the decrypted part
+ * (mem_encrypt_free_decrypted_mem(), arch/x86/mm/mem_encrypt_amd.c), are pages that were freed after boot and hold
+ * anything since, as insmod's copies of a module's symbols.
+ */
+export function sections(kernel: Pick<Kernel, 'trySymbol'>): { start: bigint; end: bigint; text: boolean }[] {
+  const freed = kernel.trySymbol('__start_bss_decrypted_unused') !== undefined
+  const bss = freed
+    ? [
+        ['__bss_start', '__start_bss_decrypted_unused'],
+        ['__end_bss_decrypted', '__bss_stop'],
+      ]
+    : [['__bss_start', '__bss_stop']]
+  const names = [['_stext', '_etext'], ['__start_rodata', '__end_rodata'], ['_sdata', '_edata'], ...bss]
+  return names.flatMap(([first = '', last = '']) => {
     const start = kernel.trySymbol(first)
     const end = kernel.trySymbol(last)
-    return start === undefined || end === undefined ? [] : [{ start, end, text: first === '_stext' }]
+    return start === undefined || end === undefined || end <= start ? [] : [{ start, end, text: first === '_stext' }]
   })
 }
 
