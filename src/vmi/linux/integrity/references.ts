@@ -1,6 +1,7 @@
 import { view } from '../read.js'
 import type { Candidate } from './hit.js'
 import { diverted, isSyscall } from './hooks.js'
+import { startsInstruction } from './instructions.js'
 import type { Kernel } from './kernel.js'
 import type { UnlistedOwner } from './modules.js'
 import { RangeMap } from './ranges.js'
@@ -13,6 +14,8 @@ const OVERLAP = 16
 const MAX_SECTION = 64 << 20
 const MAX_REFERENCES = 256
 const LOOKS = 2
+/** Bytes of a function read to find out where its instructions start. */
+const MAX_FUNCTION = 1 << 16
 
 /**
  * Everything in the kernel image that leads into code no book lists: branches in its text, function pointers in its
@@ -36,7 +39,25 @@ export async function references(
       if (places.length >= MAX_REFERENCES) break
     }
   }
-  return places.map(({ at, target, text }) => (text ? branch : pointer)(kernel, where, at, target))
+  const real = await Promise.all(
+    places.map(async ({ at, text }) => !text || (await isInstruction(kernel, at, options))),
+  )
+  return places
+    .filter((_, i) => real[i])
+    .map(({ at, target, text }) => (text ? branch : pointer)(kernel, where, at, target))
+}
+
+/**
+ * Among the bytes of other instructions stand things that look like branches: some 40,000 in a kernel, and for each page of
+ * hidden code one boot in forty happens to put it where one of them leads.
+ */
+async function isInstruction(kernel: Kernel, at: bigint, options: { readonly signal?: AbortSignal }): Promise<boolean> {
+  const symbol = kernel.symbolAt(at)
+  if (symbol === undefined) return true
+  const length = Math.min(Number(symbol.offset), MAX_FUNCTION) + OVERLAP
+  const [read] = await kernel.memory.read([{ space: kernel.space, at: symbol.address, length }], options)
+  // What can not be told is a hit.
+  return read === undefined || (await startsInstruction(read.bytes, Number(symbol.offset))) !== false
 }
 
 function branch(kernel: Kernel, where: Whereabouts, at: bigint, target: bigint): Candidate {
