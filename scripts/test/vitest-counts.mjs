@@ -1,16 +1,16 @@
 import { writeFileSync } from 'node:fs'
 
-/** A vitest reporter that leaves exact counts, with the reason of every skip, in the file COUNTS_FILE names. */
+/** A vitest reporter that leaves the names of all tests by how they ended, with the reason of every skip, in the file COUNTS_FILE names. */
 export default class Counts {
   onTestRunEnd(modules, unhandledErrors, reason) {
-    const counts = { reason, passed: 0, failed: [], skipped: [] }
+    const counts = { reason, passed: [], failed: [], skipped: [] }
     for (const module of modules) {
       const file = module.relativeModuleId ?? module.moduleId
       const before = counts.failed.length
       for (const test of module.children.allTests()) {
         const { state, note } = { note: undefined, ...test.result() }
         const name = `${file} > ${test.fullName}`
-        if (state === 'passed') counts.passed++
+        if (state === 'passed') counts.passed.push(name)
         else if (state === 'skipped') counts.skipped.push({ name, why: note ?? 'skipped in the test file' })
         else counts.failed.push(state === 'failed' ? name : `${name} (never ended)`)
       }

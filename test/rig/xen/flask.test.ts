@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { buildLabelOf, labelOf } from '../../../src/capabilities/flask/index.js'
 import { run } from '../lib/process.js'
 import { Customer, type PlannedDomain } from './lib/customer.js'
-import { bootXsm, type XenGuest, type XenHost, xsmXen } from './lib/index.js'
+import { bootXsm, watchForLost, type XenGuest, type XenHost, xsmXen } from './lib/index.js'
 import { mapProgram } from './lib/probe.js'
 
 // A Xen with XSM. The clients are PVH domains, the service domains PV domains; between them there is Xen and nobody else.
@@ -83,6 +83,7 @@ beforeAll(async () => {
   customer = await Customer.open(xen.dom0, [...OPEN, ...PRIVATE], { web: 'alice', other: 'bob', vault: 'alice' })
 }, 1_800_000)
 afterAll(async () => xen?.close())
+watchForLost()
 
 const tar = (folder: string): Promise<string> => run('sh', ['-c', 'tar -C "$0" -cz . | base64 -w0', folder])
 

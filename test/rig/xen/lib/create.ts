@@ -73,7 +73,8 @@ ${options.config ?? ''}
 /**
  * Creates a guest and waits until its agent answers. Throws, with the end of its console, if it does not come up.
  *
- * Under emulation a guest's kernel now and then panics before it has a console, and nothing of ours runs by then. So one that is gone before it was ready is created once more, and that is told.
+ * The emulation now and then loses a guest (./lost.ts). One that is gone before it was ready, without a word, is created
+ * once more, and that is told: nothing of ours runs by then.
  */
 export async function createGuest(dom0: Dom0, kernel: Kernel, options: GuestOptions): Promise<XenGuest> {
   try {

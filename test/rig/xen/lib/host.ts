@@ -8,6 +8,7 @@ import { createGuest, type GuestOptions } from './create.js'
 import { Dom0 } from './dom0.js'
 import type { XenGuest } from './guest.js'
 import { dom0Initrd, dom0Root, hypervisor } from './image.js'
+import { watchConsole } from './lost.js'
 import { Mailbox } from './mailbox.js'
 import { payload } from './payload.js'
 
@@ -92,6 +93,7 @@ export class XenHost implements AsyncDisposable {
       ],
       { stdio: ['ignore', 'ignore', 'pipe'] },
     )
+    watchConsole(at('console'))
     let complaint = ''
     child.stderr?.on('data', (chunk: Buffer) => {
       complaint = (complaint + chunk.toString()).slice(-4096)

@@ -1,6 +1,8 @@
-import { beforeEach } from 'vitest'
+import path from 'node:path'
+import { afterAll, beforeEach, expect } from 'vitest'
 import type { RigOptions } from '../../lib/types.js'
 import { bootXen, type XenHost } from './host.js'
+import { lostSoFar, noteLost } from './lost.js'
 
 /** With CLOUDAPP_RIG_VERBOSE, the long steps of the rig say what they do. */
 export const verbose: RigOptions = process.env.CLOUDAPP_RIG_VERBOSE
@@ -17,8 +19,17 @@ export function sharedXen(): Promise<XenHost> {
   return host
 }
 
-/** Has each test of this file that fails show what the domains' consoles say. */
+/** Notes if the emulation loses a guest while this file runs. Called after the file's own hooks: it looks before they end the host. */
+export function watchForLost(): void {
+  const before = lostSoFar()
+  afterAll(() => {
+    if (lostSoFar() > before) noteLost(path.relative(process.cwd(), expect.getState().testPath ?? ''))
+  })
+}
+
+/** Has each test of this file that fails show what the domains' consoles say; and {@link watchForLost}. */
 export function showConsoles(): void {
+  watchForLost()
   beforeEach(({ onTestFailed }) => {
     onTestFailed(async () => {
       process.stderr.write(`${await (await sharedXen()).logs().catch((error) => String(error))}\n`)
