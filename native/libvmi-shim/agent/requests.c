@@ -10,13 +10,16 @@ static bool any(const struct ca_agent *agent) {
     return false;
 }
 
-/* Takes a program out again, and the monitor with the last one. */
+/*
+ * Takes a program out again, and the monitor with the last one: unless the client has the domain paused, as the monitor is
+ * given up only when the vCPUs have run.
+ */
 static void drop(struct ca_agent *agent, uint32_t number) {
     char kept[512];
     ca_last_error(kept, sizeof kept);
     if (agent->monitor.on) ca_breakpoint_remove(agent, number);
     agent->subscriber[number].used = false;
-    if (agent->monitor.on && any(agent)) ca_traps_apply(agent);
+    if (agent->monitor.on && (any(agent) || agent->pauses > 0)) ca_traps_apply(agent);
     else ca_monitor_stop(agent);
     ca_fail(CA_OK, "%s", kept);
 }
@@ -55,6 +58,7 @@ static int64_t pause_or_not(struct ca_agent *agent, bool pause) {
         return ca_fail(CA_E_ARGUMENT, "this client has paused domain %u %u times", agent->domid, agent->pauses);
     int32_t result = pause ? ca_session_pause(&agent->session) : ca_session_unpause(&agent->session);
     if (result == CA_OK || !pause) agent->pauses += pause ? 1 : -1u;
+    if (agent->pauses == 0 && !any(agent)) ca_monitor_stop(agent);
     return result;
 }
 

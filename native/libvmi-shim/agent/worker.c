@@ -84,8 +84,9 @@ int ca_worker(struct ca_agent *agent) {
         }
     }
     if (!agent->synthetic_only) {
-        ca_monitor_stop(agent);
+        /* In this order: the monitor is given up only when the vCPUs have run. */
         ca_settle_pauses(&agent->session);
+        ca_monitor_stop(agent);
         if (agent->gone != NULL && ca_session_fate(&agent->session) != NULL) ca_ledger_remove(agent->domid);
     }
     if (agent->gone != NULL) ca_control_gone(&agent->control, agent->gone);

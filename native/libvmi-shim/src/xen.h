@@ -28,6 +28,14 @@ struct ca_xen {
 };
 
 /* What the event agent needs besides: xenevtchn.h, xenctrl.h, xenstore.h, and of libxenctrl xc_vm_event_control(). */
+/* struct xen_domctl_getvcpuinfo (xen/domctl.h), which libxenctrl gives as it is. */
+struct ca_xen_vcpu {
+    uint32_t vcpu;
+    uint8_t online, blocked, running;
+    uint64_t cpu_time; /* ns */
+    uint32_t cpu;
+};
+
 struct ca_xen_events {
     void *(*channel_open)(void *logger, unsigned flags);
     int (*channel_close)(void *channel);
@@ -41,6 +49,7 @@ struct ca_xen_events {
     int (*page_type)(void *control, uint32_t domid, int type, uint64_t first, uint64_t pages);
     int (*vm_event)(void *control, uint32_t domid, unsigned operation, unsigned mode, uint32_t *port);
     int (*capabilities)(void *control, uint32_t domid, uint32_t *bits);
+    int (*vcpu)(void *control, uint32_t domid, uint32_t vcpu, struct ca_xen_vcpu *info);
     int (*on_register)(void *control, uint32_t domid, uint16_t index, bool enable, bool sync, uint64_t mask, bool change);
     int (*on_msr)(void *control, uint32_t domid, uint32_t msr, bool enable, bool change);
     int (*on_cpuid)(void *control, uint32_t domid, bool enable);

@@ -130,6 +130,7 @@ static int32_t load_events(void) {
                                      {"xc_hvm_set_mem_type", &e.page_type},
                                      {"xc_vm_event_control", &e.vm_event},
                                      {"xc_monitor_get_capabilities", &e.capabilities},
+                                     {"xc_vcpu_getinfo", &e.vcpu},
                                      {"xc_monitor_write_ctrlreg", &e.on_register},
                                      {"xc_monitor_mov_to_msr", &e.on_msr},
                                      {"xc_monitor_cpuid", &e.on_cpuid},

@@ -21,8 +21,10 @@ static const uint8_t nop5[] = {0x0f, 0x1f, 0x44, 0x00, 0x00}, sldt[] = {0x0f, 0x
 /* Shared with the processes that are killed. */
 static struct {
     int pauses, enabled, armed, readonly, resumed, injected, steps, limit;
-    bool gone, restored_first, answered_first;
+    bool gone, restored_first, answered_first, ran_first;
     uint32_t waiting; /* vCPUs that wait for their answer */
+    uint32_t unrun;   /* how often to ask until they have run since */
+    uint64_t ran;
 } *x;
 static int file;
 static uint8_t *ram;
@@ -123,13 +125,26 @@ static int vm_event(void *control, uint32_t domid, unsigned operation, unsigned 
     x->restored_first &= memcmp(ram + CODE, nop5, sizeof nop5) == 0;
     if (operation == XEN_VM_EVENT_RESUME && x->enabled) {
         x->resumed++;
-        if (ring()->rsp_prod == ring()->req_prod) x->waiting = 0;
+        if (ring()->rsp_prod == ring()->req_prod) {
+            if (x->waiting > 0) x->unrun = 5;
+            x->waiting = 0;
+        }
     }
     if (operation == XEN_VM_EVENT_DISABLE) {
         x->answered_first &= x->waiting == 0;
+        x->ran_first &= x->unrun == 0;
         x->enabled = 0;
     }
     step();
+    return 0;
+}
+/* vCPU 0 is blocked, vCPU 1 waits for its turn. */
+static int vcpu(void *control, uint32_t domid, uint32_t number, struct ca_xen_vcpu *info) {
+    (void)control, (void)domid;
+    CHECK(number < 2);
+    if (number == 1 && x->unrun > 0 && x->pauses == 0 && --x->unrun == 0) x->ran++;
+    *info = (struct ca_xen_vcpu){.vcpu = number, .online = 1, .blocked = number == 0, .cpu_time = 1000 + x->ran};
+    if (number == 1 && x->unrun == 0 && x->pauses == 0) x->ran++;
     return 0;
 }
 static int arm1(void *control, uint32_t domid, bool enable) {
@@ -157,7 +172,7 @@ static int inject(void *control, uint32_t domid, int vcpu, uint8_t vector, uint8
     x->injected++;
     return 0;
 }
-static const struct ca_xen_events fake_events = {.parameter = parameter, .page_type = page_type, .vm_event = vm_event, .on_cpuid = arm1,
+static const struct ca_xen_events fake_events = {.parameter = parameter, .page_type = page_type, .vm_event = vm_event, .vcpu = vcpu, .on_cpuid = arm1,
                                                  .on_descriptor = arm1, .on_breakpoint = arm1, .on_register = arm_register,
                                                  .on_msr = arm_msr, .on_request = arm_request, .inject = inject};
 
@@ -204,7 +219,7 @@ static void leave(struct ca_session *s) {
     x->enabled = x->armed = x->readonly = 1;
     x->waiting = 3;
     x->resumed = 0;
-    x->restored_first = x->answered_first = true;
+    x->restored_first = x->answered_first = x->ran_first = true;
 }
 
 static void undone(const struct ca_ledger *ledger) {
@@ -216,7 +231,7 @@ static void undone(const struct ca_ledger *ledger) {
     CHECK_EQUAL(x->armed, 0);
     CHECK_EQUAL(x->readonly, 0);
     CHECK_EQUAL(x->pauses, 0);
-    CHECK(x->restored_first && x->answered_first && x->resumed > 0);
+    CHECK(x->restored_first && x->answered_first && x->ran_first && x->resumed > 0);
     CHECK_EQUAL(r->slot[6].flags, VM_EVENT_FLAG_VCPU_PAUSED | VM_EVENT_FLAG_SET_REGISTERS);
     CHECK_EQUAL(r->slot[6].data.registers.rip, 0x400002);
     CHECK_EQUAL(r->slot[6].data.registers.rax, 0x1234);
