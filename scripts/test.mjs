@@ -38,6 +38,39 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   })
 }
 
+/** The steps in their order; those next to each other that are `beside` run side by side. */
+function groups(list) {
+  const all = []
+  for (const step of list) {
+    const last = all.at(-1)
+    if (step.beside && last?.at(-1).beside) last.push(step)
+    else all.push([step])
+  }
+  return all
+}
+
+async function runStep(step) {
+  const label = `[${chosen.indexOf(step) + 1}/${chosen.length}] ${step.name}`
+  const began = Date.now()
+  say(`\n${label}: ${step.what}`)
+  const counts = await step.run().catch((error) => ({
+    passed: 0,
+    failed: [`${step.name}: the step itself broke: ${error.stack ?? error}`],
+    skipped: [],
+  }))
+  if (step.vms && requireRig && counts.skipped.length > 0) {
+    counts.failed.push(
+      ...counts.skipped.map((test) => `${test.name}: skipped (${test.why}), but CLOUDAPP_REQUIRE_RIG=1`),
+    )
+    counts.skipped = []
+  }
+  totals.passed += counts.passed
+  totals.failed.push(...counts.failed)
+  totals.skipped.push(...counts.skipped)
+  const { passed, failed, skipped } = counts
+  say(`${label}: ${passed} passed, ${failed.length} failed, ${skipped.length} skipped in ${elapsed(began)}`)
+}
+
 const wanted = process.argv.slice(2)
 const unknown = wanted.filter((name) => !steps.some((step) => step.name === name))
 if (unknown.length > 0) {
@@ -55,27 +88,7 @@ if (!setup.ok) {
   process.exitCode = setup.how === 'exit code 2' ? 2 : 1
 } else {
   say(`[0/${chosen.length}] set-up done in ${elapsed(started)}`)
-  for (const [index, step] of chosen.entries()) {
-    const label = `[${index + 1}/${chosen.length}] ${step.name}`
-    const began = Date.now()
-    say(`\n${label}: ${step.what}`)
-    const counts = await step.run().catch((error) => ({
-      passed: 0,
-      failed: [`${step.name}: the step itself broke: ${error.stack ?? error}`],
-      skipped: [],
-    }))
-    if (step.vms && requireRig && counts.skipped.length > 0) {
-      counts.failed.push(
-        ...counts.skipped.map((test) => `${test.name}: skipped (${test.why}), but CLOUDAPP_REQUIRE_RIG=1`),
-      )
-      counts.skipped = []
-    }
-    totals.passed += counts.passed
-    totals.failed.push(...counts.failed)
-    totals.skipped.push(...counts.skipped)
-    const { passed, failed, skipped } = counts
-    say(`${label}: ${passed} passed, ${failed.length} failed, ${skipped.length} skipped in ${elapsed(began)}`)
-  }
+  for (const group of groups(chosen)) await Promise.all(group.map(runStep))
   say(`\nall in ${elapsed(started)}`)
   if (wanted.length > 0)
     say(

@@ -2,10 +2,10 @@ import { crossView, Linux, openVm } from '@cloudapp/sdk/vmi'
 import { grown, type Soaked, type Usage, usage } from './usage.js'
 
 /**
- * Opens the VM, attaches, looks for what is hidden, closes it, `count` times. The first tenth only warms up: caches
- * fill, code is compiled.
+ * Opens the VM, attaches, looks for what is hidden, closes it, `count` times.
  *
  * @param guest what names a mapping of the VM's memory in /proc/self/maps.
+ * @param warm so many more go before: caches fill, code is compiled.
  */
 export async function attachCycles(
   name: string,
@@ -13,9 +13,9 @@ export async function attachCycles(
   count: number,
   guest: RegExp,
   progress: (message: string) => void = () => {},
+  warm = Math.max(20, Math.floor(count / 10)),
 ): Promise<Soaked> {
   const began = performance.now()
-  const warm = Math.max(20, Math.floor(count / 10))
   let before: Usage | undefined
   for (let i = 0; i < warm + count; i++) {
     if (i === warm) before = await usage(guest)

@@ -1,4 +1,5 @@
-// The steps of `npm test`, in the order they run: cheap ones first. Each gives { passed, failed: [name], skipped: [{name, why}] }.
+// The steps of `npm test`, in the order they run: cheap ones first. Those that are `beside` run beside their like: each keeps one
+// processor busy at most. Each gives { passed, failed: [name], skipped: [{name, why}] }.
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { run } from './run.mjs'
@@ -134,16 +135,17 @@ export const steps = [
   { name: 'types', what: 'tsc', run: one('types', [bin('tsc'), '--noEmit']) },
   { name: 'arrows', what: 'import directions', run: one('arrows', node(join(root, 'scripts', 'check-arrows.mjs'))) },
   { name: 'native', what: 'C tests under ASan and UBSan', run: nativeTests },
-  { name: 'fuzz', what: 'page walker and structure walks, a bounded run', run: fuzz },
   { name: 'unit', what: 'vitest; the native suites through koffi and ffi-napi', run: vitest('unit') },
   {
     name: 'long',
     what: 'attacks, crashes, scale and whole processes, without VMs',
     run: vitest('long', { minutes: 15 }),
   },
+  { name: 'fuzz', what: 'page walker and structure walks, a bounded run', beside: true, run: fuzz },
   {
     name: 'crash',
     what: 'a broker killed 200 times under load',
+    beside: true,
     run: vitest('long', {
       filters: ['test/broker/crash.test.ts'],
       env: { CLOUDAPP_KILLS: process.env.CLOUDAPP_KILLS ?? '200' },
@@ -151,7 +153,7 @@ export const steps = [
       minutes: 15,
     }),
   },
-  { name: 'token-fuzz', what: 'decode and verify, a million bent tokens', run: tokenFuzz },
+  { name: 'token-fuzz', what: 'decode and verify, a million bent tokens', beside: true, run: tokenFuzz },
   {
     name: 'package',
     what: 'the built package, its command and its documents',

@@ -1,6 +1,17 @@
-// Attaches to a domain again and again: soak.mjs URI COUNT. Prints what it came to, as one JSON document.
+// Attaches to a domain again and again: soak.mjs URI COUNT [WARM]. Prints what it came to, as one JSON document.
 import { attachCycles } from '../../../../bench/soak/attach.js'
 
-const [uri = '', count = ''] = process.argv.slice(2)
+const [uri = '', count = '', warm] = process.argv.slice(2)
 // A foreign mapping is one of Xen's device.
-console.log(JSON.stringify(await attachCycles('attach.xen', uri, Number(count), /privcmd$/)))
+console.log(
+  JSON.stringify(
+    await attachCycles(
+      'attach.xen',
+      uri,
+      Number(count),
+      /privcmd$/,
+      undefined,
+      warm === undefined ? undefined : Number(warm),
+    ),
+  ),
+)
