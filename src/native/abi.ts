@@ -36,6 +36,7 @@ export const SIGNATURES = {
   ca_digest: ['i32', ['i32', 'u32', 'u32', 'u64', 'u64', 'u32', 'buf', 'buf', 'buf', 'buf']],
   // native/libvmi-shim/include/cloudapp_xen.h
   ca_xen_domains: ['i32', ['u32', 'buf', 'u32']],
+  ca_xen_version: ['i32', []],
   ca_xen_store: ['i32', ['buf', 'buf', 'u32']],
   ca_xen_open: ['i32', ['u32', 'u32', 'u64']],
   ca_xen_probe: ['i32', ['i32']],

@@ -46,6 +46,19 @@ int32_t ca_xen_find(const struct ca_xen *xen, uint32_t domid, struct ca_xen_doma
     return CA_OK;
 }
 
+#define XENVER_VERSION 0 /* xen/version.h */
+
+int32_t ca_xen_version(void) {
+    const struct ca_xen *xen;
+    int32_t result = ca_xen_load(&xen);
+    if (result != CA_OK) return result;
+    ca_xen_lock();
+    int version = xen->version(xen->control, XENVER_VERSION, NULL);
+    ca_xen_unlock();
+    if (version >= 0) return version;
+    return ca_fail(CA_E_UNSUPPORTED, "this domain's kernel passes nothing on to Xen (%s)", strerror(errno));
+}
+
 int32_t ca_xen_domains(uint32_t first, void *rows, uint32_t count) {
     if (rows == NULL || ((uintptr_t)rows & 7) != 0 || count == 0 || count > 65536)
         return ca_fail(CA_E_ARGUMENT, "the buffer is missing, or the number of rows is wrong");

@@ -21,6 +21,7 @@ struct ca_xen {
     void *(*control_open)(void *logger, void *build_logger, unsigned flags);
     int (*control_close)(void *control);
     int (*domain_list)(void *control, uint32_t first, unsigned count, void *rows);
+    int (*version)(void *control, int command, void *answer);
     int (*domain_pause)(void *control, uint32_t domid);
     int (*domain_unpause)(void *control, uint32_t domid);
     int (*last_frame)(void *control, uint32_t domid, uint64_t *frame);

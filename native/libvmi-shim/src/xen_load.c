@@ -81,6 +81,7 @@ static int32_t load(void) {
     const struct wanted control[] = {{"xc_interface_open", &x.control_open},
                                      {"xc_interface_close", &x.control_close},
                                      {"xc_domain_getinfolist", &x.domain_list},
+                                     {"xc_version", &x.version},
                                      {"xc_domain_pause", &x.domain_pause},
                                      {"xc_domain_unpause", &x.domain_unpause},
                                      {"xc_domain_maximum_gpfn", &x.last_frame},

@@ -12,7 +12,7 @@
 #define RUN (2u << 20)
 
 static int file;
-static bool missing[FRAMES], gone, unmappable, blind;
+static bool missing[FRAMES], gone, unmappable, blind, mute;
 static unsigned live, most, calls;
 static int pauses;
 
@@ -127,11 +127,18 @@ static int context(void *control, uint32_t domid, uint16_t type, uint16_t instan
     return 0;
 }
 
+static int version(void *control, int command, void *answer) {
+    (void)control, (void)answer;
+    CHECK_EQUAL(command, 0);
+    errno = EPERM;
+    return mute ? -1 : 4 << 16 | 17;
+}
 static const struct ca_xen fake = {.foreign_open = open_any,
                                    .foreign_close = close_any,
                                    .foreign_map = map,
                                    .foreign_unmap = unmap,
                                    .domain_list = list,
+                                   .version = version,
                                    .last_frame = last,
                                    .domain_pause = pause_one,
                                    .domain_unpause = unpause_one,
@@ -302,6 +309,10 @@ static void is_direct(void) {
 static void describes(void) {
     uint64_t rows[3 * CA_XEN_DOMAIN_WORDS], vcpu[CA_XEN_VCPU_WORDS];
     CHECK_EQUAL(ca_xen_domains(0, rows, 3), 2);
+    CHECK_EQUAL(ca_xen_version(), 4 << 16 | 17);
+    mute = true;
+    CHECK_EQUAL(ca_xen_version(), CA_E_UNSUPPORTED);
+    mute = false;
     CHECK_EQUAL(rows[0], 7);
     CHECK_EQUAL(rows[1], CA_XEN_HVM);
     CHECK_EQUAL(rows[2], FRAMES);

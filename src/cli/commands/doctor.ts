@@ -1,6 +1,7 @@
 import { defaultCacheDirectory } from '../../vmi/linux/cache.js'
 import type { Command, Output } from '../command.js'
 import type { Check, SourceVerdict } from '../doctor/check.js'
+import { checkEvents } from '../doctor/events.js'
 import { checkCache, checkNode, checkPermissions, checkPlatform, checkQemu } from '../doctor/host.js'
 import { libvmiVerdict } from '../doctor/libvmi.js'
 import { checkBackend, checkNative } from '../doctor/native.js'
@@ -25,6 +26,7 @@ export const command: Command = {
       checkCache(defaultCacheDirectory()),
       checkQemu(),
       ...checkXen(),
+      ...(await checkEvents()),
       ...(await checkXsm()),
     ]
     const sources = await verdicts(native)

@@ -2,7 +2,7 @@ import { constants, existsSync, readdirSync, readFileSync } from 'node:fs'
 import { loadShim } from '../../native/shim.js'
 import { GRANT_PAGE } from '../../transport/xen/grant-table.js'
 import { VCHAN_RING } from '../../transport/xen/vchan.js'
-import { listDomains } from '../../vmi/sources/xen-domains.js'
+import { listDomains, mayAskXen } from '../../vmi/sources/xen-domains.js'
 import { type Check, missing, ok, type SourceVerdict } from './check.js'
 import { mayUse } from './host.js'
 
@@ -31,8 +31,8 @@ export function xenVerdict(): SourceVerdict {
   }
 }
 
-/** What this host is to Xen. */
-export function checkXen(root = ''): Check[] {
+/** What this host is to Xen. `asks`: whether Xen answers this domain at all. */
+export function checkXen(root = '', asks = () => mayAskXen(loadShim())): Check[] {
   const type = text(`${root}/sys/hypervisor/type`)
   if (type !== 'xen' && !existsSync(`${root}/proc/xen/capabilities`)) {
     return [
@@ -44,29 +44,21 @@ export function checkXen(root = ''): Check[] {
     ]
   }
   const role = text(`${root}/proc/xen/capabilities`)?.includes('control_d') ? 'dom0' : 'domU'
-  return [role === 'dom0' ? ok('xen', role) : guest(root), devices(root), grants(root), libraries(root)]
+  return [role === 'dom0' ? ok('xen', role) : guest(root, asks), devices(root), grants(root), libraries(root)]
 }
 
 const BROKER = 'run the broker in dom0, which serves a guest over its socket'
 
 /**
  * What a guest may ask Xen. Since the fix of XSA-482, xen-privcmd of a guest passes on what is about one domain, which xenstore
- * names as `target` before the module loads, and nothing without; loaded with `unrestricted=1` it passes on everything, and
- * Xen decides (drivers/xen/privcmd.c). A kernel without the fix has no such parameter.
+ * names as `target` before the module loads, and nothing without; loaded with `unrestricted=1`, or of before, it passes on
+ * everything, and Xen decides (drivers/xen/privcmd.c). The parameter is in no file: so it is tried.
  */
-function guest(root: string): Check {
+function guest(root: string, asks: () => boolean): Check {
   if (!existsSync(`${root}/sys/module/xen_privcmd`)) {
     return missing('xen', 'domU: xen-privcmd is not loaded, so nothing can be asked about others', BROKER)
   }
-  const parameter = `${root}/sys/module/xen_privcmd/parameters/unrestricted`
-  if (!existsSync(parameter)) {
-    return missing(
-      'xen',
-      'domU: its kernel lets it ask Xen, which by default refuses it everything about others',
-      BROKER,
-    )
-  }
-  if (/^[Y1]/.test(text(parameter) ?? '')) {
+  if (asks()) {
     return ok('xen', 'domU, xen-privcmd unrestricted: Xen decides what it may (FLASK, where Xen has it)')
   }
   return missing(

@@ -36,7 +36,7 @@ describe('events of a PVH guest', () => {
     await xen.dom0.run(`rm -f ${log}; (sh -c '${program}') > ${log} 2>&1 &`)
     const until = (word: string): Promise<unknown> =>
       xen.dom0.run(
-        `timeout 240 sh -c 'until grep -q ${word} ${log}; do grep -q ^ended ${log} && exit 1; sleep 0.5; done' || { cat ${log}; exit 1; }`,
+        `timeout 240 sh -c 'until grep -qE "${word}|^ended" ${log}; do sleep 0.5; done'; grep -q ${word} ${log} || { cat ${log}; exit 1; }`,
         { timeoutMs: 270_000 },
       )
     await until('^watching')

@@ -32,6 +32,10 @@ describe('doctor', () => {
     const { check, xen: source } = doctorOf((await xen.dom0.node(DOCTOR)).stdout)
     for (const name of ['xen', 'xen devices', 'xen libraries']) expect(check(name)).toMatchObject({ status: 'ok' })
     expect(source).toMatchObject({ usable: true, why: expect.stringMatching(/[1-9]\d* HVM or PVH guests run/) })
+    expect(check('xen events')).toMatchObject({
+      status: 'ok',
+      found: expect.stringMatching(/register, cpuid.*breakpoint.*; breakpoints by a descriptor-table instruction/),
+    })
   })
 
   it('names a library that is missing in dom0, and the package', async () => {
