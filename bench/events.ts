@@ -3,7 +3,7 @@ import { loadShim } from '../src/native/shim.js'
 import { XenAgent } from '../src/vmi/sources/xen-agent.js'
 import { type Measurement, median } from './measure.js'
 
-/** As the issue has it. */
+/** More than a busy host's guests make together. */
 const RATE = 1_000_000
 const EVENTS = 3_000_000
 const ROUNDS = 3

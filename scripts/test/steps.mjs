@@ -1,6 +1,6 @@
 // The steps of `npm test`, in the order they run: cheap ones first. Those that are `beside` run beside their like: each keeps one
 // processor busy at most. Each gives { passed, failed: [name], skipped: [{name, why}] }.
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { run } from './run.mjs'
 
@@ -47,43 +47,28 @@ const vitest =
     return { ...counts, passed: counts.passed.length }
   }
 
-/** These keep one processor busy, for minutes, so they have a host of their own beside that of the others. */
-const BESIDE = ['flask', 'host']
-
 /**
  * The Xen suite. What failed in a file whose guest the emulation lost (test/rig/xen/lib/lost.ts) says nothing: that file is
- * run once more, on a host of its own, and then counts as it ends.
+ * run once more, on a host of its own, and then counts as it ends. One host at a time: two on two processors are four times
+ * slower, as a processor of one spins while the other's is not on.
  */
 async function xenSuite() {
-  const folder = join('test', 'rig', 'xen')
-  const all = readdirSync(join(root, folder)).filter((name) => name.endsWith('.test.ts'))
-  const beside = BESIDE.map((name) => `${name}.test.ts`)
-  const lanes = [all.filter((name) => !beside.includes(name)), beside]
   const lost = join(root, 'build', 'test-counts', 'xen-lost')
   rmSync(lost, { force: true })
-  const lane = (names, i) => {
-    const filters = names.map((name) => join(folder, name))
-    return vitestOnce('xen', { minutes: 40, env: { RIG_LOST: lost }, label: `xen-${i}`, filters })
-  }
-  const first = merged(await Promise.all(lanes.map(lane)))
+  const first = await vitestOnce('xen', { minutes: 45, env: { RIG_LOST: lost } })
   const told = existsSync(lost) ? readFileSync(lost, 'utf8').split('\n') : []
   const files = [...new Set(told)].filter((file) => file !== '' && first.failed.some((name) => isOf(name, file)))
   if (files.length === 0) return { ...first, passed: first.passed.length }
   process.stdout.write(`once more, because the emulation lost a guest: ${files.join(', ')}\n`)
   const second = await vitestOnce('xen', { minutes: 20, label: 'xen-again', filters: files })
   const others = (tests) => tests.filter((test) => !files.some((file) => isOf(test.name ?? test, file)))
-  const { passed, ...rest } = merged([
-    { passed: others(first.passed), failed: others(first.failed), skipped: others(first.skipped) },
-    second,
-  ])
-  return { ...rest, passed: passed.length }
+  return {
+    passed: others(first.passed).length + second.passed.length,
+    failed: [...others(first.failed), ...second.failed],
+    skipped: [...others(first.skipped), ...second.skipped],
+  }
 }
 
-const merged = (runs) => ({
-  passed: runs.flatMap((run) => run.passed),
-  failed: runs.flatMap((run) => run.failed),
-  skipped: runs.flatMap((run) => run.skipped),
-})
 const isOf = (name, file) => name === file || name.startsWith(`${file} > `)
 
 /** The C tests print a line `ok NAME` per group; the first failed check, or a sanitizer's report, ends the program. */

@@ -17,6 +17,26 @@ const raw = async (): Promise<string> => {
   return (await xen.dom0.run(`${APP}/events raw ${traced.guest.domid} ${page} 4096`)).stdout.trim()
 }
 
+/** Starts a program in dom0 that says when it watches, and then what it saw, in one line of JSON. */
+async function watch(line: string): Promise<{ ended(): Promise<string> }> {
+  const log = '/tmp/events.log'
+  const program = `cd ${APP}; node ${line}; echo "ended $?"`
+  await xen.dom0.run(`rm -f ${log}; (sh -c '${program}') > ${log} 2>&1 &`)
+  const until = (word: string): Promise<unknown> =>
+    xen.dom0.run(
+      `timeout 240 sh -c 'until grep -qE "${word}|^ended" ${log}; do sleep 0.5; done'; grep -q ${word} ${log} || { cat ${log}; exit 1; }`,
+      { timeoutMs: 270_000 },
+    )
+  await until('^watching')
+  return {
+    ended: async () => {
+      await until('^ended')
+      const { stdout } = await xen.dom0.run(`cat ${log}`)
+      return stdout.split('\n')[1] ?? ''
+    },
+  }
+}
+
 interface Said {
   support: { traps: string[]; breakpoints: string }
   switches: { seen: number; ordered: boolean; matched: number; dropped: number; roots: number; chained: boolean }
@@ -31,21 +51,11 @@ interface Said {
 describe('events of a PVH guest', () => {
   it('come in order, with their captures, and leave no trace for readers', async () => {
     const original = await raw()
-    const log = '/tmp/events.log'
-    const program = `cd ${APP}; node events.mjs traced do_sys_openat2; echo "ended $?"`
-    await xen.dom0.run(`rm -f ${log}; (sh -c '${program}') > ${log} 2>&1 &`)
-    const until = (word: string): Promise<unknown> =>
-      xen.dom0.run(
-        `timeout 240 sh -c 'until grep -qE "${word}|^ended" ${log}; do sleep 0.5; done'; grep -q ${word} ${log} || { cat ${log}; exit 1; }`,
-        { timeoutMs: 270_000 },
-      )
-    await until('^watching')
+    const program = await watch(`events.mjs traced do_sys_openat2`)
     // Whoever reads past the ledger sees the breakpoint: so what `hidden` says below is the ledger's doing.
     expect(await raw()).not.toBe(original)
     await traced.guest.run('cat /tmp/a-path-of-the-test', { check: false })
-    await until('^ended')
-    const { stdout } = await xen.dom0.run(`cat ${log}`)
-    const said: Said = JSON.parse(stdout.split('\n')[1] ?? '')
+    const said: Said = JSON.parse(await program.ended())
     expect(said.support.breakpoints).toBe('descriptor')
     expect(said.support.traps).toEqual(expect.arrayContaining(['register', 'cpuid', 'descriptor', 'breakpoint']))
     expect(said.switches).toMatchObject({ ordered: true, chained: true, dropped: 0 })
@@ -63,6 +73,21 @@ describe('events of a PVH guest', () => {
     expect(await raw()).toBe(original)
     await traced.guest.run('true')
   }, 600_000)
+
+  it('come from all that the monitor traps, and the guest gets what it asked for', async () => {
+    const program = await watch('traps.mjs traced')
+    const { stdout } = await traced.guest.run('/traps')
+    expect(stdout).toMatch(/^idt limit 4095\ntsc 0 0\nefer 8 8\nrequest 0\n$/)
+    const said = JSON.parse(await program.ended())
+    // CR4.TSD, bit 2, on and off (Intel SDM vol. 3, 2.5).
+    const [[before, during], [again, after]] = said.cr4
+    expect(BigInt(during)).toBe(BigInt(before) | 4n)
+    expect([again, after]).toEqual([during, before])
+    expect(said.efer[0][1]).toBe(said.efer[0][0])
+    // VM_EVENT_DESC_IDTR, read.
+    expect(said.tables).toContainEqual(['0x1', '0x0'])
+    expect(said.requests).toHaveLength(1)
+  }, 400_000)
 
   it('leave the guest running and whole, whoever of the tracers is killed', async () => {
     const stdout = await storm(xen, traced, 20, 7, 580_000)

@@ -4,7 +4,7 @@ import { buildLabelOf, labelOf } from '../../../src/capabilities/flask/index.js'
 import { run } from '../lib/process.js'
 import { Customer, type PlannedDomain } from './lib/customer.js'
 import { bootXsm, watchForLost, type XenGuest, type XenHost, xsmXen } from './lib/index.js'
-import { mapProgram } from './lib/probe.js'
+import { guestProgram } from './lib/probe.js'
 
 // A Xen with XSM. The clients are PVH domains, the service domains PV domains; between them there is Xen and nobody else.
 
@@ -42,7 +42,7 @@ const UNRESTRICTED = 'insmod /lib/rig/xen_privcmd.ko unrestricted=1'
 async function create(domain: PlannedDomain, more: { node?: boolean; private?: boolean } = {}): Promise<XenGuest> {
   const lines = [`uuid = "${domain.uuid}"`, `seclabel = "${labelOf(domain.uuid)}"`]
   if (more.private) lines.push(`init_seclabel = "${buildLabelOf(domain.uuid)}"`)
-  const files = { '/map': await mapProgram({ progress }) }
+  const files = { '/map': await guestProgram('map', { progress }) }
   return xen.createGuest({
     name: domain.name,
     config: lines.join('\n'),

@@ -1,6 +1,7 @@
 import type { XenGuest } from './guest.js'
 import type { XenHost } from './host.js'
 import { APP } from './payload.js'
+import { guestProgram } from './probe.js'
 
 const AGENT = `${APP}/node_modules/@cloudapp/sdk-linux-x64/cloudapp-event-agent`
 
@@ -10,9 +11,18 @@ export interface TracedGuest {
   readonly symbols: { readonly _stext: string; readonly _etext: string; readonly do_sys_openat2: string }
 }
 
-/** A PVH guest that switches processes, starts programs (each asks CPUID) and opens files for as long as it lives. */
+/**
+ * A PVH guest that switches processes, starts programs (each asks CPUID) and opens files for as long as it lives.
+ * `/traps` does what can be trapped beside that (test/rig/guest/traps.c).
+ */
 export async function busyGuest(xen: XenHost, name: string): Promise<TracedGuest> {
-  const guest = await xen.createGuest({ name, kind: 'pvh' })
+  const guest = await xen.createGuest({
+    name,
+    kind: 'pvh',
+    extraModules: ['msr', 'xen-privcmd'],
+    files: { '/traps': await guestProgram('traps') },
+  })
+  await guest.run('insmod /lib/rig/msr.ko; insmod /lib/rig/xen_privcmd.ko unrestricted=1')
   const { stdout } = await guest.run('grep -wE "_stext|_etext|do_sys_openat2" /proc/kallsyms')
   const rows = stdout
     .trim()
