@@ -12,10 +12,6 @@ if (events === undefined) throw new Error('xen: gives no events')
 const written = { from: { field: 'oldValue' }, to: { field: 'newValue' } } as const
 const cr4 = await events.subscribe({ trap: { kind: 'register', register: 'cr4', changed: true }, captures: written })
 const efer = await events.subscribe({ trap: { kind: 'msr', msr: EFER }, captures: written })
-const tables = await events.subscribe({
-  trap: { kind: 'descriptor' },
-  captures: { table: { field: 'descriptor' }, write: { field: 'isWrite' } },
-})
 const requests = await events.subscribe({ trap: { kind: 'guest-request' } })
 console.log('watching')
 
@@ -36,7 +32,6 @@ async function rows<C extends Captures>(
 const said = {
   cr4: rows(cr4, 2, ({ columns: { from, to } }, i) => [from[i], to[i]]),
   efer: rows(efer, 1, ({ columns: { from, to } }, i) => [from[i], to[i]]),
-  tables: rows(tables, 1, ({ columns: { table, write } }, i) => [table[i], write[i]]),
   requests: rows(requests, 1, (batch, i) => batch.columns.vcpu[i]),
 }
 const entries = await Promise.all(Object.entries(said).map(async ([name, value]) => [name, await value] as const))
