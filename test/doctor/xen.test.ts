@@ -30,8 +30,8 @@ const LIBRARIES = Object.fromEntries(
   ),
 )
 const MODULE = { 'sys/module/xen_privcmd/x': '' }
-const of = (files: Readonly<Record<string, string>>, asks = false) =>
-  Object.fromEntries(checkXen(machine(files), () => asks).map((check) => [check.name, check]))
+const of = (files: Readonly<Record<string, string>>, asks = () => false) =>
+  Object.fromEntries(checkXen(machine(files), asks).map((check) => [check.name, check]))
 
 describe('doctor, about Xen', () => {
   it('says how to get Xen where there is none', () => {
@@ -66,6 +66,14 @@ describe('doctor, about Xen', () => {
   })
 
   it('a domU whose privcmd is not restricted', () => {
-    expect(of({ ...XEN, ...DEVICES, ...MODULE }, true).xen).toMatchObject({ status: 'ok' })
+    expect(of({ ...XEN, ...DEVICES, ...MODULE }, () => true).xen).toMatchObject({ status: 'ok' })
+  })
+
+  it('a domU that can not even ask', () => {
+    const asks = () => {
+      throw new Error('libxenctrl.so.4.17 can not be loaded')
+    }
+    const { xen } = of({ ...XEN, ...DEVICES, ...MODULE }, asks)
+    expect(xen).toMatchObject({ status: 'missing', found: expect.stringContaining('libxenctrl.so.4.17 can not') })
   })
 })

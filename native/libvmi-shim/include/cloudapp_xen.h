@@ -27,8 +27,8 @@ enum ca_xen_flags {
 CA_API int32_t ca_xen_domains(uint32_t first, void *rows, uint32_t count);
 
 /*
- * Xen's release, major << 16 | minor: what it tells every domain. CA_E_UNSUPPORTED where this domain's kernel passes on
- * nothing, which since XSA-482 is every domU's xen-privcmd without `unrestricted=1`.
+ * Xen's release, major << 16 | minor: what it tells every domain. 0 where this domain's kernel passes on nothing, which
+ * since XSA-482 is every domU's xen-privcmd without `unrestricted=1`.
  */
 CA_API int32_t ca_xen_version(void);
 

@@ -55,8 +55,9 @@ int32_t ca_xen_version(void) {
     ca_xen_lock();
     int version = xen->version(xen->control, XENVER_VERSION, NULL);
     ca_xen_unlock();
+    int error = errno;
     if (version >= 0) return version;
-    return ca_fail(CA_E_UNSUPPORTED, "this domain's kernel passes nothing on to Xen (%s)", strerror(errno));
+    return error == EPERM ? 0 : ca_fail(CA_E_SOURCE, "Xen could not be asked for its version: %s", strerror(error));
 }
 
 int32_t ca_xen_domains(uint32_t first, void *rows, uint32_t count) {

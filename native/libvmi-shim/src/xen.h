@@ -28,7 +28,6 @@ struct ca_xen {
     int (*hvm_context)(void *control, uint32_t domid, uint16_t type, uint16_t instance, void *out, uint32_t size);
 };
 
-/* What the event agent needs besides: xenevtchn.h, xenctrl.h, xenstore.h, and of libxenctrl xc_vm_event_control(). */
 /* struct xen_domctl_getvcpuinfo (xen/domctl.h), which libxenctrl gives as it is. */
 struct ca_xen_vcpu {
     uint32_t vcpu;
@@ -37,6 +36,7 @@ struct ca_xen_vcpu {
     uint32_t cpu;
 };
 
+/* What the event agent needs besides: xenevtchn.h, xenctrl.h, xenstore.h, and of libxenctrl xc_vm_event_control(). */
 struct ca_xen_events {
     void *(*channel_open)(void *logger, unsigned flags);
     int (*channel_close)(void *channel);

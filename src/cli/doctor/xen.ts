@@ -58,7 +58,9 @@ function guest(root: string, asks: () => boolean): Check {
   if (!existsSync(`${root}/sys/module/xen_privcmd`)) {
     return missing('xen', 'domU: xen-privcmd is not loaded, so nothing can be asked about others', BROKER)
   }
-  if (asks()) {
+  const asked = tried(asks)
+  if (asked instanceof Error) return missing('xen', `domU; what it may ask can not be tried: ${asked.message}`, BROKER)
+  if (asked) {
     return ok('xen', 'domU, xen-privcmd unrestricted: Xen decides what it may (FLASK, where Xen has it)')
   }
   return missing(
@@ -66,6 +68,14 @@ function guest(root: string, asks: () => boolean): Check {
     'domU: its kernel restricts /dev/xen/privcmd to a target domain, if it has one (XSA-482)',
     `${BROKER}; or, where a FLASK policy confines this domain: modprobe -r xen-privcmd && modprobe xen-privcmd unrestricted=1`,
   )
+}
+
+function tried(asks: () => boolean): boolean | Error {
+  try {
+    return asks()
+  } catch (error) {
+    return error instanceof Error ? error : new Error(String(error))
+  }
 }
 
 function devices(root: string): Check {

@@ -26,9 +26,13 @@ const NO_VCPU = 0xffff_ffffn
 export const LAST_DOMID = 0x7fef
 const VALUE_LIMIT = 4096
 
-/** Whether the kernel passes on to Xen what a domain asks: Xen tells its version to all. */
+/**
+ * Whether the kernel passes on to Xen what this domain asks, tried on what Xen tells everybody: its version.
+ *
+ * @throws CloudAppError ERR_CLOUDAPP_UNSUPPORTED, naming what is missing for it to be tried
+ */
 export function mayAskXen(shim: Shim): boolean {
-  return shim.ca_xen_version() > 0
+  return checked(shim, shim.ca_xen_version()) > 0
 }
 
 /** All domains, in order. @throws CloudAppError ERR_CLOUDAPP_UNSUPPORTED, naming what is missing and the fix. */

@@ -1,5 +1,5 @@
 /** An offset farther into a function is not decided on: what is decoded from a hostile guest has a bound. */
-const MAX_OFFSET = 1 << 16
+export const MAX_OFFSET = 1 << 16
 
 /**
  * Whether an instruction starts at an offset of a function, as its instructions follow each other from its first byte:

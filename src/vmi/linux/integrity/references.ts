@@ -1,7 +1,7 @@
 import { view } from '../read.js'
 import type { Candidate } from './hit.js'
 import { diverted, isSyscall } from './hooks.js'
-import { startsInstruction } from './instructions.js'
+import { MAX_OFFSET, startsInstruction } from './instructions.js'
 import type { Kernel } from './kernel.js'
 import type { UnlistedOwner } from './modules.js'
 import { RangeMap } from './ranges.js'
@@ -14,8 +14,6 @@ const OVERLAP = 16
 const MAX_SECTION = 64 << 20
 const MAX_REFERENCES = 256
 const LOOKS = 2
-/** Bytes of a function read to find out where its instructions start. */
-const MAX_FUNCTION = 1 << 16
 
 /**
  * Everything in the kernel image that leads into code no book lists: branches in its text, function pointers in its
@@ -53,11 +51,15 @@ export async function references(
  */
 async function isInstruction(kernel: Kernel, at: bigint, options: { readonly signal?: AbortSignal }): Promise<boolean> {
   const symbol = kernel.symbolAt(at)
-  if (symbol === undefined) return true
-  const length = Math.min(Number(symbol.offset), MAX_FUNCTION) + OVERLAP
-  const [read] = await kernel.memory.read([{ space: kernel.space, at: symbol.address, length }], options)
   // What can not be told is a hit.
-  return read === undefined || (await startsInstruction(read.bytes, Number(symbol.offset))) !== false
+  if (symbol === undefined || symbol.offset > MAX_OFFSET) return true
+  const offset = Number(symbol.offset)
+  const [read] = await kernel.memory.read(
+    [{ space: kernel.space, at: symbol.address, length: offset + OVERLAP }],
+    options,
+  )
+  if (read === undefined || read.faults.length > 0) return true
+  return (await startsInstruction(read.bytes, offset)) !== false
 }
 
 function branch(kernel: Kernel, where: Whereabouts, at: bigint, target: bigint): Candidate {
