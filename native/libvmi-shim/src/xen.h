@@ -88,4 +88,11 @@ int32_t ca_xen_failed(const char *what, uint32_t domid);
 /* xen.c: one domain; CA_E_OPEN if there is none. Under the lock. */
 int32_t ca_xen_find(const struct ca_xen *xen, uint32_t domid, struct ca_xen_domain *domain);
 
+/* xen_extent.c. Under the lock: the last frame of a domain and its uuid, as a domain with all rights asks Xen for them. */
+int32_t ca_xen_measure(const struct ca_xen *xen, uint32_t domid, uint8_t uuid[16], uint64_t *last);
+/* The same of a domain that lets us map it, and perhaps nothing else. */
+int32_t ca_xen_measure_direct(const struct ca_xen *xen, void *foreign, uint32_t domid, uint64_t *last);
+/* The errno, if it says that mapping is not allowed: by FLASK (EACCES), or by the kernel's own xen-privcmd (EPERM). */
+int ca_xen_refusal(int error);
+
 #endif

@@ -54,12 +54,6 @@ static uint32_t bucket_of(const struct domain *d, uint64_t number) {
     return (uint32_t)((number * 0x9e3779b97f4a7c15ull) >> 32) & (d->buckets - 1);
 }
 
-/* By FLASK (EACCES), or by the kernel's own xen-privcmd (EPERM). */
-static int refusal(int error) {
-    if (error < 0) error = -error;
-    return error == EACCES || error == EPERM ? error : 0;
-}
-
 /* Maps `count` frames; errors[i] is 0 or an errno. NULL if none could be mapped. */
 static uint8_t *map(struct domain *d, const uint64_t *frames, uint32_t count, int *errors) {
     d->maps++;
@@ -68,12 +62,12 @@ static uint8_t *map(struct domain *d, const uint64_t *frames, uint32_t count, in
     uint8_t *base = d->xen->foreign_map(d->foreign, d->domid, d->prot, count, frames, errors);
     if (base == NULL) {
         if (errno == ESRCH) d->ended = true;
-        if (refusal(errno) != 0) d->refused = refusal(errno);
+        if (ca_xen_refusal(errno) != 0) d->refused = ca_xen_refusal(errno);
         for (uint32_t i = 0; i < count; i++)
             if (errors[i] == 0) errors[i] = EINVAL;
     }
     for (uint32_t i = 0; i < count; i++)
-        if (CA_UNLIKELY(refusal(errors[i]) != 0)) d->refused = refusal(errors[i]);
+        if (CA_UNLIKELY(ca_xen_refusal(errors[i]) != 0)) d->refused = ca_xen_refusal(errors[i]);
     return base;
 }
 
@@ -333,69 +327,6 @@ static struct domain *new_domain(uint32_t limit, uint64_t frames) {
     return d;
 }
 
-/* Where the memory of a domain that may only be mapped ends: what Xen would say by XENMEM_maximum_gpfn is not ours to ask. */
-struct extent {
-    const struct ca_xen *xen;
-    void *foreign;
-    uint32_t domid;
-    int refused;
-};
-
-/* Above the last RAM there can be a hole (below 4 GiB, for devices) of up to 2 GiB, but none of 4. */
-#define HOLE (4ull << 30)
-#define PROBES RUN_PAGES
-
-static uint64_t last_by_mapping(struct extent *e) {
-    uint64_t last = UINT64_MAX;
-    uint64_t until = HOLE;
-    for (uint64_t at = 0; at < until && at < MAX_RUNS << RUN_SHIFT; at += (uint64_t)PROBES << RUN_SHIFT) {
-        uint64_t frames[PROBES];
-        int errors[PROBES] = {0};
-        for (uint32_t i = 0; i < PROBES; i++) frames[i] = (at >> 12) + ((uint64_t)i << 9);
-        errno = 0;
-        uint8_t *base = e->xen->foreign_map(e->foreign, e->domid, PROT_READ, PROBES, frames, errors);
-        if (base == NULL) e->refused = refusal(errno);
-        for (uint32_t i = 0; i < PROBES; i++) {
-            if (refusal(errors[i]) != 0) e->refused = refusal(errors[i]);
-            if (base == NULL || errors[i] != 0) continue;
-            /* The whole run: its missing pages are found when they are asked for. */
-            last = frames[i] + RUN_PAGES - 1;
-            until = ((last + 1) << 12) + HOLE;
-        }
-        if (base != NULL) e->xen->foreign_unmap(e->foreign, base, PROBES);
-        if (e->refused != 0) break;
-    }
-    return last;
-}
-
-/* The last frame of a domain; what a domain with all rights asks Xen for. */
-static int32_t measure(const struct ca_xen *xen, uint32_t domid, uint8_t uuid[16], uint64_t *last) {
-    struct ca_xen_domain domain;
-    int32_t result = ca_xen_find(xen, domid, &domain);
-    if (result == CA_OK) memcpy(uuid, domain.uuid, sizeof domain.uuid);
-    if (result == CA_OK && (domain.flags & CA_XEN_HVM) == 0)
-        result = ca_fail(CA_E_UNSUPPORTED,
-                         "domain %u is a PV guest: its page tables hold machine addresses, which need Xen's own table of "
-                         "them; run it as type=\"pvh\" or \"hvm\"",
-                         domid);
-    if (result == CA_OK && (domain.flags & CA_XEN_DYING) != 0) result = ca_fail(CA_E_OPEN, "domain %u is going", domid);
-    /* A negative int where it is an error, the frame otherwise. */
-    if (result == CA_OK && xen->last_frame(xen->control, domid, last) < 0) result = ca_xen_failed("measure", domid);
-    return result;
-}
-
-/* The same of a domain that lets us map it, and perhaps nothing else. */
-static int32_t measure_direct(const struct ca_xen *xen, void *foreign, uint32_t domid, uint64_t *last) {
-    if (xen->last_frame(xen->control, domid, last) >= 0) return CA_OK;
-    struct extent extent = {xen, foreign, domid, 0};
-    *last = last_by_mapping(&extent);
-    if (extent.refused != 0) {
-        errno = extent.refused;
-        return ca_xen_failed("map", domid);
-    }
-    return *last == UINT64_MAX ? ca_fail(CA_E_OPEN, "domain %u has no memory, or there is none", domid) : CA_OK;
-}
-
 int32_t ca_xen_open(uint32_t domid, uint32_t flags, uint64_t cache_bytes) {
     if ((flags & ~(CA_OPEN_WRITE | CA_XEN_DIRECT)) != 0 || (cache_bytes != 0 && cache_bytes < RUN_BYTES) ||
         cache_bytes > MAX_CACHE)
@@ -410,7 +341,8 @@ int32_t ca_xen_open(uint32_t domid, uint32_t flags, uint64_t cache_bytes) {
     void *foreign = xen->foreign_open(NULL, 0);
     if (foreign == NULL) return ca_fail(CA_E_UNSUPPORTED, "foreign memory can not be opened: %s", strerror(errno));
     ca_xen_lock();
-    result = (flags & CA_XEN_DIRECT) != 0 ? measure_direct(xen, foreign, domid, &last) : measure(xen, domid, uuid, &last);
+    result = (flags & CA_XEN_DIRECT) != 0 ? ca_xen_measure_direct(xen, foreign, domid, &last)
+                                         : ca_xen_measure(xen, domid, uuid, &last);
     ca_xen_unlock();
     if (result != CA_OK) goto failed;
     if (last >= 1ull << 40) {

@@ -39,6 +39,7 @@ int main(void) {
     RUN(test_xen);
     RUN(test_libvmi);
     RUN(test_events);
+    RUN(test_instruction);
     RUN(test_agent);
     RUN(test_vchan);
     printf("%u checks passed\n", checks);

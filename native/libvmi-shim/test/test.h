@@ -51,6 +51,7 @@ void test_threads(void);
 void test_xen(void);
 void test_libvmi(void);
 void test_events(void);
+void test_instruction(void);
 void test_agent(void);
 void test_vchan(void);
 
