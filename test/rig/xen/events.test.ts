@@ -85,6 +85,9 @@ describe('events of a PVH guest', () => {
     expect([again, after]).toEqual([during, before])
     expect(said.efer[0][1]).toBe(said.efer[0][0])
     expect(said.requests).toHaveLength(1)
+    // The agent waits ten seconds for vCPUs to run: not for those its own client keeps from it.
+    expect(said.closedMs).toBeLessThan(8000)
+    await traced.guest.run('true')
   }, 400_000)
 
   it('leave the guest running and whole, whoever of the tracers is killed', async () => {

@@ -35,4 +35,12 @@ const said = {
   requests: rows(requests, 1, (batch, i) => batch.columns.vcpu[i]),
 }
 const entries = await Promise.all(Object.entries(said).map(async ([name, value]) => [name, await value] as const))
-console.log(JSON.stringify(Object.fromEntries(entries), plain))
+
+// The last subscription ends while this process holds the VM paused: the monitor stays until its vCPUs can run.
+const last = await events.subscribe({ trap: { kind: 'register', register: 'cr3' } })
+const held = await vm.pause?.()
+const began = performance.now()
+await last.close()
+const closedMs = performance.now() - began
+await held?.close()
+console.log(JSON.stringify({ ...Object.fromEntries(entries), closedMs }, plain))
