@@ -70,19 +70,24 @@ ${options.node ? `disk = [ ${NODE.disks.map((text) => `"${text}"`).join(', ')} ]
 ${options.config ?? ''}
 `
 
+/** How often a guest is created until it comes up. */
+const ATTEMPTS = 4
+
 /**
  * Creates a guest and waits until its agent answers. Throws, with the end of its console, if it does not come up.
  *
- * The emulation now and then loses a guest (./lost.ts). One that is gone before it was ready, without a word, is created
- * once more, and that is told: nothing of ours runs by then.
+ * The emulation now and then loses a guest (./lost.ts), a few of a hundred while Linux measures its clock by tens of thousands
+ * of port reads, each of which leaves the guest. One that is gone before it was ready, without a word, is created again, and
+ * that is told: nothing of ours runs by then.
  */
 export async function createGuest(dom0: Dom0, kernel: Kernel, options: GuestOptions): Promise<XenGuest> {
-  try {
-    return await createOnce(dom0, kernel, options)
-  } catch (error) {
-    if (!(error instanceof GoneEarly)) throw error
-    process.stderr.write(`rig: ${options.name} ended before it was ready; created once more\n`)
-    return await createOnce(dom0, kernel, options)
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await createOnce(dom0, kernel, options)
+    } catch (error) {
+      if (!(error instanceof GoneEarly) || attempt === ATTEMPTS) throw error
+      process.stderr.write(`rig: ${options.name} ended before it was ready; created again\n`)
+    }
   }
 }
 
