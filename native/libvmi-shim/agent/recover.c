@@ -194,6 +194,8 @@ int32_t ca_detach(struct ca_session *s) { return detach(s, false); }
 
 int32_t ca_recover(struct ca_session *s) {
     int32_t result = CA_OK;
+    /* A worker that was killed has its supervisor's place. */
+    ca_session_inherit(s);
     if (ca_ledger_lock(&s->file, CA_LOCK_MONITOR)) {
         result = detach(s, true);
         ca_ledger_unlock(&s->file, CA_LOCK_MONITOR);

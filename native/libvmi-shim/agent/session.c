@@ -21,11 +21,14 @@ int32_t ca_session_open(struct ca_session *s, uint32_t domid) {
         ca_ledger_close(&s->file);
         return ca_fail(CA_E_NOMEM, "domain %u is served by %u agents already", domid, CA_PAUSERS);
     }
-    /* What a kill cut short in this place is remembered as owed, before a pause of ours writes over it. */
+    ca_session_inherit(s);
+    return CA_OK;
+}
+
+void ca_session_inherit(struct ca_session *s) {
     struct ca_pauser *p = &s->file.ledger->pauser[s->pauser];
     if (atomic_load(&p->intent) == CA_PAUSE_TAKING) atomic_fetch_add(&p->owed, 1);
     atomic_store(&p->intent, CA_PAUSE_NONE);
-    return CA_OK;
 }
 
 int32_t ca_session_attach(struct ca_session *s, bool forked) {

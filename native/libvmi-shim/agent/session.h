@@ -20,6 +20,8 @@ int32_t ca_session_open(struct ca_session *session, uint32_t domid);
 /* The handles of this process; `forked`: its parent's are of no use to it. The ledger's locks stay shared. */
 int32_t ca_session_attach(struct ca_session *session, bool forked);
 void ca_session_close(struct ca_session *session);
+/* A pause that a kill cut short in our place is remembered as owed, before one of ours writes over the word of it. */
+void ca_session_inherit(struct ca_session *session);
 /* NULL while the domain is there, or what became of it. */
 const char *ca_session_fate(const struct ca_session *session);
 int32_t ca_session_pause(struct ca_session *session);
