@@ -8,6 +8,8 @@ interface Ratio {
   readonly c: number
 }
 
+const MIB = 256
+
 const WHAT: Readonly<Record<string, [name: string, what: string]>> = {
   'xen.map': ['xen.map.ratio-to-c', 'mapping a page, 512 in a call'],
   'xen.read-batch256.4096': ['xen.read-batch256.ratio-to-c', 'a page by its kernel address, in batches of 256'],
@@ -17,9 +19,9 @@ const WHAT: Readonly<Record<string, [name: string, what: string]>> = {
 /** The xen: source in dom0 of an emulated Xen host, beside a plain C program there doing the same work: bench.ts, bench.c. */
 export async function benchXen(progress: (message: string) => void): Promise<Measurement[]> {
   await using xen = await bootXen({ progress })
-  const guest = await xen.createGuest({ name: 'bench', kind: 'pvh', memory: '256M', progress })
+  const guest = await xen.createGuest({ name: 'bench', kind: 'pvh', memory: `${MIB}M`, progress })
   progress('measuring in dom0, beside the C program')
-  const { stdout } = await xen.dom0.node(['bench.mjs', 'bench'], { timeoutMs: 900_000 })
+  const { stdout } = await xen.dom0.node(['bench.mjs', 'bench', String(MIB)], { timeoutMs: 900_000 })
   const ratios: Ratio[] = JSON.parse(stdout)
   const memory = ratios.map(({ name, ours, c }) => {
     const [line = name, what = name] = WHAT[name] ?? []
