@@ -374,6 +374,7 @@ static int storm(const char *agent, uint32_t domid, uint32_t kills, uint64_t va,
         if (victim == SUPERVISOR || victim == BOTH || victim == ALL) kill(supervisor, SIGKILL);
         if (victim == CLIENT) kill(client, SIGKILL);
         by[victim]++;
+        if (i % 10 == 9) printf("kill %u\n", i + 1);
         /* The client goes with its agent; an agent with its client. */
         if (worker > 0) await_end(worker);
         if (victim == WORKER && worker > 0) await_end(supervisor);
