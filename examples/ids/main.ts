@@ -38,7 +38,9 @@ await using sd = await ServiceDomain.start({
   listen: values.listen,
   store: values.store,
   inbox: values.inbox,
-  access: (peer) => (peer.kind === 'unix' ? (clients.get(peer.uid) ?? []) : []),
+  // A domain of this host sees what is about itself: dom0 vouches for its uuid.
+  access: (peer) =>
+    peer.kind === 'unix' ? (clients.get(peer.uid) ?? []) : peer.kind === 'vchan' && peer.uuid ? [peer.uuid] : [],
 })
 
 sd.events.on('ended', ({ name }, { code }) => say(`${name} ended: ${code}`))

@@ -16,8 +16,8 @@ export interface BrokerConfig {
 const MAX_CONFIG = 64 * 1024
 
 /**
- * Reads a broker's configuration: JSON with `key`, `register`, `state`, `socket` (a path, `tls:HOST:PORT`, or a list of
- * them), and optionally `mode` (of a unix socket, an octal string such as "0660"), `maxPauseMs`, `supervisor` (the socket
+ * Reads a broker's configuration: JSON with `key`, `register`, `state`, `socket` (a path, `tls:HOST:PORT`, `vchan:NAME`, or a
+ * list of them), and optionally `mode` (of a unix socket, an octal string such as "0660"), `maxPauseMs`, `supervisor` (the socket
  * of `cloudapp flask supervise`) and `audit` (`path`, `fsync`, `intervalMs`, `segmentBytes`, `quota`). Relative
  * paths start at the file's folder.
  *
@@ -108,7 +108,8 @@ function endpoints(file: string, value: unknown, folder: string): string[] {
   const list: unknown[] = Array.isArray(value) ? value : [value]
   if (list.length === 0 || list.length > MAX_SOCKETS) throw wrong(file, 'socket', `1 to ${MAX_SOCKETS} endpoints`)
   return list.map((one) => {
-    if (typeof one !== 'string' || one === '') throw wrong(file, 'socket', 'a path, tls:HOST:PORT, or a list of them')
+    if (typeof one !== 'string' || one === '')
+      throw wrong(file, 'socket', 'a path, tls:HOST:PORT, vchan:NAME, or a list of them')
     const endpoint = parseEndpoint(one)
     return endpoint.kind === 'unix' ? path.resolve(folder, endpoint.path) : one
   })

@@ -8,7 +8,12 @@ const statuses = Object.keys(STATUSES) as FindingStatus[]
 
 /** How a command reaches a service domain, and as whom. */
 export const sdOptions = {
-  endpoint: { type: 'string', value: 'SOCKET', required: true, help: "the service domain's unix socket" },
+  endpoint: {
+    type: 'string',
+    value: 'ENDPOINT',
+    required: true,
+    help: 'the service domain: a unix socket, vchan:NAME or tls:…',
+  },
   key: { type: 'string', value: 'FILE', help: 'ask as a customer: the private key that owns the VMs' },
   pass: { type: 'string', value: 'FILE', help: 'ask as a customer: a file with a pass (cloudapp pass)' },
 } satisfies Record<string, OptionSpec>

@@ -15,7 +15,7 @@ export { type ConnectTlsOptions, connectTls, type ListenTlsOptions, listenTls, t
 export { type ConnectUnixOptions, connectUnix, type ListenUnixOptions, listenUnix } from './unix.js'
 export { EventChannel } from './xen/event-channel.js'
 export { GRANT_PAGE, GrantedPages, GrantTable } from './xen/grant-table.js'
-export { type Introduction, introduce, withdraw } from './xen/service.js'
+export { findDomain, type Introduction, introduce, withdraw } from './xen/introductions.js'
 export { type ConnectVchanOptions, connectVchan, type ServeVchanOptions, serveVchan, VCHAN_RING } from './xen/vchan.js'
 export {
   StoreKeys,

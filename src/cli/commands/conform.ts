@@ -17,7 +17,7 @@ export const command: Command = {
     acknowledge: { type: 'boolean', help: 'acknowledge a finding too' },
     only: { type: 'string', value: 'NAME', help: 'only checks whose name begins so' },
   },
-  positionals: [{ name: 'ENDPOINT', help: "the service domain's unix socket", required: true }],
+  positionals: [{ name: 'ENDPOINT', help: 'a unix socket, vchan:NAME or tls:…', required: true }],
   json: true,
   async run({ args, out, signal }) {
     const [pass, only] = [args.text('pass'), args.text('only')]

@@ -5,7 +5,7 @@ import { connectVchan, serveVchan } from './vchan.js'
 import type { XenStore } from './xenstore.js'
 
 /**
- * How services are found over xenstore. dom0 writes, below folders of the domains that nobody but dom0 can write to:
+ * How services are found over xenstore. dom0 writes (introductions.ts), below folders of the domains that nobody but dom0 can write to:
  *
  *     /local/domain/CLIENT/cloudapp/services/NAME = SERVER/NAME    that domain SERVER is the service NAME of CLIENT
  *     /local/domain/CLIENT/cloudapp/peers/SERVER  = uuid of SERVER
@@ -165,11 +165,11 @@ class PeersListener implements ChannelListener {
       .filter((word) => /^\d{1,5}$/.test(word))
       .map(Number)
       .filter((domid) => domid !== local.domid)
+      .filter(domainLives)
     if (listed.length > PEERS) {
       this.#onError(new CloudAppError('ERR_CLOUDAPP_LIMIT', `More than ${PEERS} domains are to be served`))
     }
-    const wanted = new Set<number>()
-    for (const domid of listed.slice(0, PEERS)) if (domainLives(domid)) wanted.add(domid)
+    const wanted = new Set(listed.slice(0, PEERS))
     for (const [domid, listener] of this.#served) {
       if (wanted.has(domid)) continue
       this.#served.delete(domid)
@@ -186,63 +186,8 @@ class PeersListener implements ChannelListener {
   }
 }
 
-/** A service of one domain that another is to find. */
-export interface Introduction {
-  readonly service: string
-  /** The domain that serves it, by number. */
-  readonly server: number
-  /** The domain that may use it, by number. */
-  readonly client: number
-}
-
-/**
- * Announces a service of one domain to another, and tells each who the other is. For dom0, which alone can write there.
- *
- * @throws CloudAppError `ERR_CLOUDAPP_NOT_FOUND` if there is no such domain; `ERR_CLOUDAPP_DENIED` outside dom0.
- */
-export async function introduce(store: XenStore, introduction: Introduction): Promise<void> {
-  const { server, client } = introduction
-  const name = checkName(introduction.service)
-  const uuids = new Map<number, string>()
-  for (const domid of [server, client]) {
-    if (!(await store.isDomainIntroduced(domid))) {
-      throw new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', `There is no domain ${domid}`)
-    }
-    const vm = domid === 0 ? '/vm/00000000-0000-0000-0000-000000000000' : await store.read(`/local/domain/${domid}/vm`)
-    uuids.set(domid, (vm ?? '').replace('/vm/', ''))
-  }
-  await store.transaction(async (keys) => {
-    const put = async (domid: number, key: string, value: string) => {
-      const path = `/local/domain/${domid}/cloudapp`
-      await keys.mkdir(path)
-      // Before anything is below it: what is made there has the same owner and readers.
-      await keys.setPermissions(path, [
-        { domid: 0, access: 'none' },
-        { domid, access: 'read' },
-      ])
-      await keys.write(`${path}/${key}`, value)
-    }
-    await put(client, `services/${name}`, `${server}/${name}`)
-    await put(client, `peers/${server}`, uuids.get(server) as string)
-    await put(server, `peers/${client}`, uuids.get(client) as string)
-  })
-}
-
-/** Takes an introduction back: the service is found no more; who is connected stays so until one of the two ends it. */
-export async function withdraw(store: XenStore, { service, server, client }: Introduction): Promise<void> {
-  await store.transaction(async (keys) => {
-    await keys.remove(`/local/domain/${client}/cloudapp/services/${checkName(service)}`)
-    const others = (await keys.list(`/local/domain/${client}/cloudapp/services`)) ?? []
-    for (const other of others) {
-      const value = await keys.read(`/local/domain/${client}/cloudapp/services/${other}`)
-      if (value?.startsWith(`${server}/`)) return
-    }
-    await keys.remove(`/local/domain/${client}/cloudapp/peers/${server}`)
-    await keys.remove(`/local/domain/${server}/cloudapp/peers/${client}`)
-  })
-}
-
-function checkName(name: string): string {
+/** @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT` */
+export function checkName(name: string): string {
   if (typeof name === 'string' && NAME.test(name)) return name
   throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', "A service's name is a lower-case word with dashes")
 }

@@ -1,46 +1,10 @@
-import { mkdtempSync, rmSync } from 'node:fs'
-import { createServer, type Server, type Socket } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { afterAll, afterEach, describe, expect, it, vi } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { parseEndpoint } from '../../../src/transport/endpoint.js'
 import { XenStore } from '../../../src/transport/xen/xenstore.js'
-import {
-  encodeMessage,
-  MessageReader,
-  type StoreMessage,
-  strings,
-  XS,
-} from '../../../src/transport/xen/xenstore-wire.js'
+import { encodeMessage, type StoreMessage, strings, XS } from '../../../src/transport/xen/xenstore-wire.js'
+import { daemon, reply } from './daemon.js'
 
 vi.setConfig({ testTimeout: 60_000 })
-
-const folder = mkdtempSync(join(tmpdir(), 'cloudapp-xenstore-'))
-let servers: Server[] = []
-let serial = 0
-afterEach(() => {
-  for (const server of servers) server.close()
-  servers = []
-})
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
-
-/** A daemon that answers as the test says: the real one, in the rig, never lies. */
-async function daemon(answer: (message: StoreMessage, socket: Socket) => void): Promise<XenStore> {
-  const path = join(folder, `s${serial++}`)
-  const server = createServer((socket) => {
-    const reader = new MessageReader()
-    socket.on('data', (bytes) => {
-      for (const message of reader.push(bytes)) answer(message, socket)
-    })
-    socket.on('error', () => {})
-  })
-  servers.push(server)
-  await new Promise<void>((done) => server.listen(path, done))
-  return XenStore.open({ path })
-}
-
-const reply = (socket: Socket, to: StoreMessage, body: Uint8Array, type = to.type) =>
-  socket.write(encodeMessage({ type, request: to.request, transaction: to.transaction, body }))
 
 describe('XenStore', () => {
   it('matches answers that come in another order and in pieces', async () => {
@@ -136,7 +100,7 @@ describe('XenStore', () => {
       await expect(store.read(path)).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_INVALID_ARGUMENT' })
     }
     await store.close()
-    await expect(XenStore.open({ path: join(folder, 'none') })).rejects.toMatchObject({
+    await expect(XenStore.open({ path: '/proc/none/socket' })).rejects.toMatchObject({
       code: 'ERR_CLOUDAPP_UNSUPPORTED',
     })
   })
