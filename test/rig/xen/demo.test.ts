@@ -1,7 +1,16 @@
-import { randomBytes } from 'node:crypto'
-import { beforeAll, describe, expect, it } from 'vitest'
+import { randomBytes, randomUUID } from 'node:crypto'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { kernel, rootkit, rootkitParameters } from '../lib/index.js'
-import { sharedXen, showConsoles, verbose, type XenGuest, type XenHost } from './lib/index.js'
+import {
+  APP,
+  running,
+  sharedXen,
+  showConsoles,
+  VCHAN_MODULES,
+  verbose,
+  type XenGuest,
+  type XenHost,
+} from './lib/index.js'
 import { Dom0Parties, UIDS } from './lib/parties.js'
 
 let xen: XenHost
@@ -11,27 +20,47 @@ let hidden: number
 beforeAll(async () => {
   xen = await sharedXen()
   const files = { '/shade.ko': await rootkit(await kernel('6.1'), verbose) }
-  web = await xen.createGuest({ name: 'web-1', kind: 'pvh', memory: '192M', files })
+  const node = { node: true, memory: '320M', modules: VCHAN_MODULES }
+  web = await xen.createGuest({ name: 'web-1', kind: 'pvh', files, ...node })
   hidden = Number((await web.run('(while true; do sleep 1; done) > /dev/null 2>&1 & echo $!')).stdout)
   const parameters = rootkitParameters({ hidePids: [hidden], hookFtrace: true, hookPatch: true, hideModule: true })
   await web.run(`insmod /shade.ko ${parameters}`)
 }, 900_000)
+afterAll(async () => {
+  await xen.dom0.run('xl destroy ids-1; xl destroy web-1', { check: false })
+})
 showConsoles()
+
+const RIGHTS = 'vm.info,memory.read,vcpu.read'
+
+/** The customer's and the broker's side: keys, the register with the client in it, and the broker. Gives its socket. */
+async function startBroker(parties: Dom0Parties, ...more: string[]): Promise<string> {
+  const owner = await parties.json<{ publicKey: string }>('customer', ['keys', 'generate', 'owner.key'])
+  await parties.json('root', ['keys', 'generate', 'broker.key'])
+  const entry = { name: 'web-1', uuid: web.uuid, bootNonce: randomBytes(16).toString('hex'), owner: owner.publicKey }
+  const register = { version: 1, vms: [{ ...entry, source: web.uri }] }
+  await parties.write('root', 'register.json', JSON.stringify(register))
+  const socket = parties.socket('broker')
+  const files = { key: 'broker.key', register: 'register.json', state: 'state' }
+  await parties.write('root', 'broker.json', JSON.stringify({ ...files, socket: [socket, ...more], mode: '0666' }))
+  await parties.start('root', 'cloudapp', ['broker', '--config', 'broker.json'])
+  await parties.said('cloudapp', 'broker.sock')
+  return socket
+}
+
+/** What the rootkit must come to light by. */
+const titles = () => [
+  expect.stringMatching(/^Hidden kernel module shade/),
+  expect.stringMatching(new RegExp(`^Hidden process ${hidden} \\(sh\\)`)),
+  expect.stringMatching(/getdents64 is diverted by ftrace at \S+ to \[shade\]/),
+  expect.stringMatching(/kill is diverted by a patched jump at \S+ to \[shade\]/),
+]
 
 describe('the main job, with the service domain as a process of dom0', () => {
   it('delegates, finds the rootkit through xen:, tells the client, and ends when it is revoked', async () => {
     await using parties = await Dom0Parties.install(xen)
-    const owner = await parties.json<{ publicKey: string }>('customer', ['keys', 'generate', 'owner.key'])
+    const socket = await startBroker(parties)
     const detector = await parties.json<{ publicKey: string }>('sd', ['keys', 'generate', 'sd.key'])
-    await parties.json('root', ['keys', 'generate', 'broker.key'])
-    const entry = { name: 'web-1', uuid: web.uuid, bootNonce: randomBytes(16).toString('hex'), owner: owner.publicKey }
-    const register = { version: 1, vms: [{ ...entry, source: web.uri }] }
-    await parties.write('root', 'register.json', JSON.stringify(register))
-    const socket = parties.socket('broker')
-    const config = { key: 'broker.key', register: 'register.json', state: 'state', socket, mode: '0666' }
-    await parties.write('root', 'broker.json', JSON.stringify(config))
-    await parties.start('root', 'cloudapp', ['broker', '--config', 'broker.json'])
-    await parties.said('cloudapp', 'broker.sock')
 
     // What the broker may, its clients may not: Xen's devices are closed to the detector's user.
     const direct = await parties.run('sd', 'refuse', [web.uri])
@@ -56,7 +85,7 @@ describe('the main job, with the service domain as a process of dom0', () => {
     await parties.said('ids', 'serves')
     const granted = await parties.json<{ token: string; blockId: string }>('customer', [
       ...['delegate', '--broker', socket, '--key', 'owner.key', '--vm', 'web-1', '--to', detector.publicKey],
-      ...['--rights', 'vm.info,memory.read,vcpu.read', '--expires', '30m'],
+      ...['--rights', RIGHTS, '--expires', '30m'],
     ])
     await parties.write('sd', 'inbox/web-1.token', `${granted.token}\n`)
     expect(await parties.said('ids', '^attached to web-1')).toContain(`Linux ${xen.kernel.release}`)
@@ -64,13 +93,7 @@ describe('the main job, with the service domain as a process of dom0', () => {
     const scan = ['--endpoint', endpoint, '--scan', '1', '--vm', 'web-1', '--json']
     const { stdout } = await parties.run('client', 'client', scan, { timeoutMs: 400_000 })
     const findings: { class_uid: number; finding_info: { title: string } }[] = JSON.parse(stdout)
-    const titles = findings.map(({ finding_info }) => finding_info.title).sort()
-    expect(titles).toEqual([
-      expect.stringMatching(/^Hidden kernel module shade/),
-      expect.stringMatching(new RegExp(`^Hidden process ${hidden} \\(sh\\)`)),
-      expect.stringMatching(/getdents64 is diverted by ftrace at \S+ to \[shade\]/),
-      expect.stringMatching(/kill is diverted by a patched jump at \S+ to \[shade\]/),
-    ])
+    expect(findings.map(({ finding_info }) => finding_info.title).sort()).toEqual(titles())
     expect(findings.map(({ class_uid }) => class_uid)).toEqual([2004, 2004, 2004, 2004])
 
     const overreach = await parties.run('sd', 'probe', ['overreach', socket, 'sd.key', 'inbox/web-1.token'])
@@ -86,9 +109,108 @@ describe('the main job, with the service domain as a process of dom0', () => {
     ])
     expect(log.status).toBe(0)
   })
+})
+
+/** Of the detector, which is the same VM when it is created anew. */
+const IDS = { uuid: randomUUID(), disk: '/srv/ids.img', name: 'ids-1' }
+
+/** What the client's program says of a finding. */
+interface Told {
+  readonly change: string
+  readonly uid: string
+  readonly title: string
+  readonly count: number
+}
+
+describe('the main job, with the service domain in a VM of its own', () => {
+  let block: string
+
+  /** Creates the detector's VM, has dom0 introduce it to the broker and to the client. */
+  async function createDetector(parties: Dom0Parties): Promise<XenGuest> {
+    const ids = await xen.createGuest({
+      ...{ name: IDS.name, kind: 'pvh', node: true, memory: '384M', modules: VCHAN_MODULES },
+      ...{ disks: [block], config: `uuid = "${IDS.uuid}"` },
+    })
+    await ids.run('mkdir /store && mount -t ext4 /dev/xvdd /store && mkdir -p /store/inbox')
+    for (const [service, server, client] of [
+      ['broker', '0', IDS.name],
+      ['ids', IDS.name, 'web-1'],
+    ] as const) {
+      await parties.json('root', ['vchan', 'introduce', service, '--server', server, '--client', client])
+    }
+    return ids
+  }
+
+  async function serve(ids: XenGuest): Promise<void> {
+    const files = ['--manifest', '/store/cloudapp.json', '--key', '/store/sd.key', '--store', '/store/findings.db']
+    const where = ['--inbox', '/store/inbox', '--broker', 'vchan:broker', '--listen', 'vchan:ids']
+    const program = await running(ids, ['node', 'ids.mjs', ...files, ...where].join(' '))
+    await program.said('serves vchan:ids')
+    await program.said('^attached to web-1')
+  }
+
+  const told = (said: string): Told[] =>
+    said
+      .split('\n')
+      .filter((line) => line.startsWith('{"change"'))
+      .map((line) => JSON.parse(line))
+
+  it('finds the rootkit over vchan; when that VM is killed and created anew, its client goes on and nothing is lost', async () => {
+    await using parties = await Dom0Parties.install(xen)
+    const socket = await startBroker(parties, 'vchan:broker')
+    const made = await xen.dom0.run(
+      `truncate -s 64M ${IDS.disk} && mke2fs -q -t ext4 ${IDS.disk} && losetup --find --show ${IDS.disk}`,
+    )
+    block = made.stdout.trim()
+    const ids = await createDetector(parties)
+    const cli = (words: string) =>
+      ids.node(['node_modules/@cloudapp/sdk/dist/cli/main.js', ...words.split(' '), '--json'])
+    const { publicKey } = JSON.parse((await cli('keys generate /store/sd.key')).stdout)
+    await cli('keys generate /store/publisher.key')
+    await cli(`manifest sign ${APP}/cloudapp.json --key /store/publisher.key --out /store/cloudapp.json`)
+    const { token } = await parties.json<{ token: string }>('customer', [
+      ...['delegate', '--broker', socket, '--key', 'owner.key', '--vm', 'web-1', '--to', publicKey],
+      ...['--rights', RIGHTS, '--expires', '60m'],
+    ])
+    await ids.push('/store/inbox/web-1.token', `${token}\n`)
+    await serve(ids)
+
+    const client = await running(web, 'node client-vm.mjs vchan:ids')
+    const acknowledged = JSON.parse(await client.said('acknowledged')).acknowledged
+    await client.said('"live":true')
+    const before = told(await client.soFar())
+    const known = new Map(before.map(({ uid, title }) => [uid, title]))
+    expect([...known.values()].sort()).toEqual(titles())
+
+    await ids.destroy()
+    await serve(await createDetector(parties))
+    // Its next look tells the client of what it has told of already: the same findings, seen once more.
+    const hook = before.find(({ title }) => title.includes('getdents64'))
+    await client.said(`"change":"update","uid":"${hook?.uid}".*"count":[2-9]`)
+    const all = await client.soFar()
+    expect(all).not.toContain('"gap"')
+    expect(new Set(told(all).map(({ uid }) => uid))).toEqual(new Set(known.keys()))
+
+    // One vchan is there for two domains: the next client comes when the first has ended.
+    await web.run(`kill ${await client.pid}`)
+    const list = [
+      'node_modules/@cloudapp/sdk/dist/cli/main.js',
+      'findings',
+      'list',
+      '--endpoint',
+      'vchan:ids',
+      '--json',
+    ]
+    const kept: { finding_info: { uid: string; title: string }; status: string }[] = JSON.parse(
+      (await web.node(list)).stdout,
+    )
+    expect(kept.map(({ finding_info }) => finding_info.title).sort()).toEqual(titles())
+    expect(kept.find(({ finding_info }) => finding_info.uid === acknowledged)?.status).toBe('In Progress')
+  })
 
   it('leaves the client running, and nothing of it mapped', async () => {
     expect((await web.run('echo alive')).stdout).toBe('alive\n')
+    await xen.dom0.run(`xl destroy ${IDS.name}`)
     await web.destroy()
     // A domain whose pages are still mapped somewhere stays in the list.
     await xen.dom0.run(`timeout 60 sh -c 'while xl list ${web.domid} 2>/dev/null; do sleep 0.2; done'`, {

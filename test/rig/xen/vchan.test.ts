@@ -1,7 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { sharedXen, showConsoles, type XenGuest, type XenHost } from './lib/index.js'
-
-const DEVICES = ['xen-evtchn', 'xen-gntdev', 'xen-gntalloc', 'xenfs']
+import { running, sharedXen, showConsoles, VCHAN_MODULES, type XenGuest, type XenHost } from './lib/index.js'
 
 let xen: XenHost
 let server: XenGuest
@@ -10,7 +8,7 @@ let client: XenGuest
 beforeAll(async () => {
   xen = await sharedXen()
   const guest = (name: string) =>
-    xen.createGuest({ name, kind: 'pvh', node: true, memory: '384M', modules: DEVICES, timeoutMs: 600_000 })
+    xen.createGuest({ name, kind: 'pvh', node: true, memory: '384M', modules: VCHAN_MODULES, timeoutMs: 600_000 })
   ;[server, client] = await Promise.all([guest('vchan-a'), guest('vchan-b')])
 }, 1_200_000)
 afterAll(async () => {
@@ -22,35 +20,7 @@ let serial = 0
 /** A path below the server's own folder, which it may write. */
 const freshPath = (domid: number): string => `/local/domain/${domid}/data/test/${serial++}`
 
-interface Running {
-  /** Waits for a line like this, and gives it. */
-  said(pattern: string): Promise<string>
-  /** Waits for its end, and gives all it said. */
-  end(): Promise<string>
-  readonly pid: Promise<string>
-}
-
 const LIMIT = { timeoutMs: 330_000 }
-
-/** Starts a program in a guest, in the background. */
-async function start(guest: XenGuest, line: string): Promise<Running> {
-  const log = `/tmp/log-${serial++}`
-  // exec twice: the pid is the program's own.
-  await guest.run(`cd /app; (echo $$ > /dev/null; exec sh -c 'echo $$ > ${log}.pid; exec ${line}') > ${log} 2>&1 &`)
-  const wait = (until: string) =>
-    guest.run(`timeout 300 sh -c 'until ${until}; do sleep 0.3; done' || { cat ${log}; exit 1; }; cat ${log}`, LIMIT)
-  const gone = `[ -e ${log}.pid ] && ! [ -e /proc/$(cat ${log}.pid)/exe ]`
-  return {
-    async said(pattern) {
-      const { stdout } = await wait(`grep -qE "${pattern}" ${log} || { ${gone}; }`)
-      const line = stdout.split('\n').find((text) => new RegExp(pattern).test(text))
-      if (line === undefined) throw new Error(`It ended without '${pattern}':\n${stdout}`)
-      return line
-    },
-    end: async () => (await wait(gone)).stdout,
-    pid: guest.run(`cat ${log}.pid`).then(({ stdout }) => stdout.trim()),
-  }
-}
 
 const ours = (role: 'serve' | 'connect', domid: number, path: string, ring: number, mode: string) =>
   `node vchan.mjs ${role} ${domid} ${path} ${ring} ${mode}`
@@ -60,8 +30,8 @@ const theirs = (role: 'server' | 'client', domid: number, path: string, ring: nu
 describe('xenstore, grants and event channels between two guests', () => {
   it('passes all that the programs check', async () => {
     const path = freshPath(server.domid)
-    const one = await start(server, `node xen-parts.mjs give ${client.domid} ${path}`)
-    const other = await start(client, `node xen-parts.mjs take ${server.domid} ${path}`)
+    const one = await running(server, `node xen-parts.mjs give ${client.domid} ${path}`)
+    const other = await running(client, `node xen-parts.mjs take ${server.domid} ${path}`)
     // Where one fails the other waits in vain: what the first to end says is the reason.
     expect(await Promise.race([one.end(), other.end()])).toContain('all fine')
     expect((await Promise.all([one.end(), other.end()])).join('')).toMatch(/all fine\n.*all fine/s)
@@ -72,7 +42,7 @@ describe("a vchan with Debian's libxenvchan at the other end", () => {
   // 1 KiB: one ring of 1 and one of 2, both in the shared page; 4 KiB: a page each; 64 KiB: the default.
   it.each([1024, 4096, 65_536, 1_048_576])('serves it with rings of %i bytes, whatever the pieces', async (ring) => {
     const path = freshPath(server.domid)
-    const end = await start(server, ours('serve', client.domid, path, ring, 'echo'))
+    const end = await running(server, ours('serve', client.domid, path, ring, 'echo'))
     await end.said('^open')
     const { stdout } = await client.run(
       theirs('client', server.domid, path, ring, `drive ${Math.min(3 * ring, 80_000)}`),
@@ -84,7 +54,7 @@ describe("a vchan with Debian's libxenvchan at the other end", () => {
 
   it.each([1024, 65_536, 1_048_576])('connects to it with rings of %i bytes', async (ring) => {
     const path = freshPath(server.domid)
-    const end = await start(server, theirs('server', client.domid, path, ring, 'echo'))
+    const end = await running(server, theirs('server', client.domid, path, ring, 'echo'))
     await end.said('^open')
     const drive = ours('connect', server.domid, path, ring, `drive ${Math.min(3 * ring, 80_000)}`)
     const { stdout } = await client.run(`cd /app; ${drive}`, LIMIT)
@@ -99,9 +69,9 @@ describe("a vchan with Debian's libxenvchan at the other end", () => {
     [3, '0x7fffffff'],
   ])('ends with an error when a peer corrupts index %i', async (index, value) => {
     const path = freshPath(server.domid)
-    const end = await start(server, ours('serve', client.domid, path, 4096, 'greet'))
+    const end = await running(server, ours('serve', client.domid, path, 4096, 'greet'))
     await end.said('^open')
-    const liar = await start(client, theirs('client', server.domid, path, 4096, `lie ${index} ${value}`))
+    const liar = await running(client, theirs('client', server.domid, path, 4096, `lie ${index} ${value}`))
     await liar.said('^lied')
     expect(await end.end()).toMatch(/ERR_CLOUDAPP_PROTOCOL the peer wrote impossible indexes/)
     await client.run(`kill -KILL ${await liar.pid}`)
@@ -114,9 +84,9 @@ describe('a vchan whose peer goes away', () => {
 
   it('ends when the peer is killed', async () => {
     const path = freshPath(server.domid)
-    const end = await start(server, ours('serve', client.domid, path, 4096, 'hold'))
+    const end = await running(server, ours('serve', client.domid, path, 4096, 'hold'))
     await end.said('^open')
-    const peer = await start(client, theirs('client', server.domid, path, 4096, 'hold'))
+    const peer = await running(client, theirs('client', server.domid, path, 4096, 'hold'))
     await peer.said('^held')
     await end.said('^held')
     await client.run(`kill -KILL ${await peer.pid}`)
@@ -129,13 +99,13 @@ describe('a vchan whose peer goes away', () => {
       kind: 'pvh',
       node: true,
       memory: '384M',
-      modules: DEVICES,
+      modules: VCHAN_MODULES,
       timeoutMs: 600_000,
     })
     const path = freshPath(server.domid)
-    const end = await start(server, ours('serve', doomed.domid, path, 4096, 'hold'))
+    const end = await running(server, ours('serve', doomed.domid, path, 4096, 'hold'))
     await end.said('^open')
-    const peer = await start(doomed, theirs('client', server.domid, path, 4096, 'hold'))
+    const peer = await running(doomed, theirs('client', server.domid, path, 4096, 'hold'))
     await peer.said('^held')
     await end.said('^held')
     // xl returns when the domain is gone for Xen; that it goes takes longest.

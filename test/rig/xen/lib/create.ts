@@ -20,6 +20,8 @@ export interface GuestOptions extends RigOptions {
    * Node, and the package with the tests' programs in /app. All of it is read-only.
    */
   readonly node?: boolean
+  /** Block devices of dom0 that it may write, as /dev/xvdd, xvde, ... */
+  readonly disks?: readonly string[]
   /** Modules to load at boot, as `xen-evtchn`, `xen-gntdev`, `xen-gntalloc`, `xen-privcmd`, `xenfs`. */
   readonly modules?: readonly string[]
   /** Modules only to be there, as /lib/rig/NAME.ko. */
@@ -54,6 +56,11 @@ ln -s usr/lib64 /lib64
 ln -s /rig/root/etc/ld.so.cache /etc/ld.so.cache`,
 }
 
+const disksOf = ({ node, disks = [] }: GuestOptions): string[] => [
+  ...(node ? NODE.disks : []),
+  ...disks.map((block, i) => disk(block, `xvd${String.fromCharCode(100 + i)}`, 'w')),
+]
+
 const config = (options: GuestOptions, ramdisk: string): string => `name = "${options.name}"
 type = "${options.kind}"
 kernel = "${APP}/vmlinuz"
@@ -66,7 +73,9 @@ tsc_mode = "native"
 on_poweroff = "destroy"
 on_reboot = "destroy"
 on_crash = "destroy"
-${options.node ? `disk = [ ${NODE.disks.map((text) => `"${text}"`).join(', ')} ]` : ''}
+disk = [ ${disksOf(options)
+  .map((text) => `"${text}"`)
+  .join(', ')} ]
 ${options.config ?? ''}
 `
 

@@ -96,6 +96,7 @@ const MODULES = [
   'xen-gntalloc',
   'xen-privcmd',
   'xen-blkback',
+  'loop',
 ]
 
 /** dom0's initramfs; cached. */
