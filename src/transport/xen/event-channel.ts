@@ -46,7 +46,12 @@ export class EventChannel implements AsyncDisposable {
     return EventChannel.#open(domid, UNBOUND)
   }
 
-  /** Binds a port that domain `domid` allocated for this one. @throws CloudAppError `ERR_CLOUDAPP_SOURCE` */
+  /**
+   * Binds a port that domain `domid` allocated for this one. The first event may be nobody's: Xen makes one when a port is
+   * bound, in place of those that nobody was there to see (evtchn_bind_interdomain(), xen/common/event_channel.c).
+   *
+   * @throws CloudAppError `ERR_CLOUDAPP_SOURCE`
+   */
   static bind(domid: number, remotePort: number): EventChannel {
     return EventChannel.#open(domid, remotePort)
   }
