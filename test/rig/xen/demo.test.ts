@@ -99,6 +99,18 @@ describe('the main job, with the service domain as a process of dom0', () => {
     const overreach = await parties.run('sd', 'probe', ['overreach', socket, 'sd.key', 'inbox/web-1.token'])
     expect(overreach.stdout).toBe('ERR_CLOUDAPP_DENIED\n')
 
+    // Events go the same way, and end the same way.
+    const watched = await parties.json<{ token: string; blockId: string }>('customer', [
+      ...['delegate', '--broker', socket, '--key', 'owner.key', '--vm', 'web-1', '--to', detector.publicKey],
+      ...['--rights', 'events.register', '--expires', '30m'],
+    ])
+    await parties.write('sd', 'events.token', `${watched.token}\n`)
+    await parties.start('sd', 'stream', [socket, 'sd.key', 'events.token'])
+    await parties.said('stream', 'seen two address spaces')
+    await parties.run('customer', 'cloudapp', ['revoke', '--broker', socket, '--key', 'owner.key', watched.blockId])
+    expect(await parties.said('stream', '^ERR_|ended')).toBe('ERR_CLOUDAPP_REVOKED')
+    await web.run('true')
+
     await parties.run('customer', 'cloudapp', ['revoke', '--broker', socket, '--key', 'owner.key', granted.blockId])
     expect(await parties.said('ids', '^web-1 ended')).toBe('web-1 ended: ERR_CLOUDAPP_REVOKED')
     const head = ['audit', 'head', '--broker', socket, '--key', 'owner.key', '--out', 'audit.head']

@@ -13,6 +13,7 @@ const PROGRAMS = {
   client: `${APP}/client.mjs`,
   probe: `${APP}/probe.mjs`,
   refuse: `${APP}/refuse.mjs`,
+  stream: `${APP}/stream.mjs`,
 } as const
 
 export type Program = keyof typeof PROGRAMS
