@@ -52,7 +52,7 @@ const AGAIN = 2
 
 /**
  * The Xen suite. What failed in a file whose guest the emulation lost (test/rig/xen/lib/lost.ts) says nothing: that file is
- * run once more, on a host of its own, and then counts as it ends. One host at a time: two on two processors are four times
+ * run again, on a host of its own, and then counts as it ends. One host at a time: two on two processors are four times
  * slower, as a processor of one spins while the other's is not on.
  */
 async function xenSuite() {

@@ -1,10 +1,8 @@
 import { CloudAppError } from '../../errors.js'
 import { checkOptions } from '../../options.js'
+import { DOM0_UUID } from './neighbours.js'
 import { checkName } from './service.js'
 import type { StoreKeys, XenStore } from './xenstore.js'
-
-/** dom0 has no uuid of its own; Xen's tools write it so. */
-const DOM0_VM = '/vm/00000000-0000-0000-0000-000000000000'
 
 /** A service of one domain that another is to find. */
 export interface Introduction {
@@ -31,7 +29,7 @@ export async function introduce(store: XenStore, introduction: Introduction): Pr
     if (!(await store.isDomainIntroduced(domid))) {
       throw new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', `There is no domain ${domid}`)
     }
-    const vm = domid === 0 ? DOM0_VM : await store.read(`/local/domain/${domid}/vm`)
+    const vm = domid === 0 ? DOM0_UUID : await store.read(`/local/domain/${domid}/vm`)
     uuids.set(domid, (vm ?? '').replace('/vm/', ''))
   }
   await store.transaction(async (keys) => {

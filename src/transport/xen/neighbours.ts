@@ -7,7 +7,7 @@ import { XenStore } from './xenstore.js'
 const LOOK = 300
 
 /** dom0 is no VM and has no uuid of its own on most hosts. */
-const DOM0_UUID = '00000000-0000-0000-0000-000000000000'
+export const DOM0_UUID = '00000000-0000-0000-0000-000000000000'
 
 export interface LocalDomain {
   readonly domid: number
