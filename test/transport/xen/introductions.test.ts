@@ -79,6 +79,13 @@ describe('introductions', () => {
     expect(left).not.toHaveProperty(at(0, 'peers/3'))
   })
 
+  it('part the client from who served it before, also if that domain lives on', async () => {
+    const { store, announced } = await host(0, 3, 4, 5)
+    await introduce(store, { service: 'ids', server: 3, client: 4 })
+    await introduce(store, { service: 'ids', server: 5, client: 4 })
+    expect(Object.keys(announced())).toEqual([at(4, 'peers/5'), at(4, 'services/ids'), at(5, 'peers/4')])
+  })
+
   it('are taken back one by one: who the other is stays known while a service is left', async () => {
     const { store, announced } = await host(0, 3, 4)
     await introduce(store, { service: 'ids', server: 3, client: 4 })
