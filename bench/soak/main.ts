@@ -7,6 +7,7 @@ import { lostSoFar } from '../../test/rig/xen/lib/lost.js'
 import { busyGuest, storm } from '../../test/rig/xen/lib/tracers.js'
 import { guestImage } from '../image.js'
 import { attachCycles } from './attach.js'
+import { dumpXen } from './dump.js'
 import { syntheticEvents } from './events.js'
 import type { Soaked } from './usage.js'
 
@@ -23,6 +24,7 @@ const PARTS: Readonly<Record<string, (progress: Progress) => Promise<Soaked[]>>>
   events: async () => [await syntheticEvents(1_000_000)],
   xen: attachXen,
   kills: killTracers,
+  dump: dumpXen,
 }
 
 /** The same on a domain: fewer, as emulation makes each take a second. */
