@@ -19,7 +19,7 @@ export function sharedXen(): Promise<XenHost> {
   return host
 }
 
-/** Notes if the emulation loses a guest while this file runs. Called after the file's own hooks: it looks before they end the host. */
+/** Notes if a guest ends in a triple fault while this file runs. Called after the file's own hooks: it looks before they end the host. */
 export function watchForLost(): void {
   const before = lostSoFar()
   afterAll(() => {
