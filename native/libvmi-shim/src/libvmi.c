@@ -70,6 +70,13 @@ static uint32_t libvmi_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint
     return CA_F_NONE;
 }
 
+/* A page costs a call of LibVMI: it is fetched when it is read. */
+static const uint8_t *libvmi_peek(struct ca_mem *mem, uint64_t gpa) {
+    (void)mem;
+    (void)gpa;
+    return NULL;
+}
+
 static uint64_t libvmi_next(struct ca_mem *mem, uint64_t gpa) {
     const struct libvmi *v = mem->state;
     if (gpa >= mem->end) return UINT64_MAX;
@@ -135,8 +142,14 @@ static void libvmi_close(struct ca_mem *mem) {
     free(v);
 }
 
-static const struct ca_backend libvmi_backend = {libvmi_at,     libvmi_next,  libvmi_begin,     libvmi_end,
-                                                 libvmi_revoke, libvmi_close, libvmi_invalidate, NULL};
+static const struct ca_backend libvmi_backend = {.at = libvmi_at,
+                                                 .peek = libvmi_peek,
+                                                 .next = libvmi_next,
+                                                 .begin = libvmi_begin,
+                                                 .end = libvmi_end,
+                                                 .revoke = libvmi_revoke,
+                                                 .close = libvmi_close,
+                                                 .invalidate = libvmi_invalidate};
 
 static int32_t init(struct libvmi *v, uint32_t kind, const char *target) {
     uint64_t domid = 0;

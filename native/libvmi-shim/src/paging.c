@@ -122,7 +122,9 @@ bool ca_translate(struct ca_mem *mem, uint64_t space, uint64_t va, struct ca_map
     return true;
 }
 
+/* For a prefetch: any address will do where there is none. Nothing is mapped for it, as it could push out what is in use. */
 static const uint8_t *host_of(struct ca_mem *mem, uint64_t gpa) {
+    if (mem->ops->peek != NULL) return mem->ops->peek(mem, gpa);
     uint8_t *host;
     uint64_t bytes;
     return mem->ops->at(mem, gpa, &host, &bytes) == CA_F_NONE ? host : (const uint8_t *)mem;

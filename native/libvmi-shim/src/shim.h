@@ -45,6 +45,8 @@ struct ca_backend {
     void (*invalidate)(struct ca_mem *mem);
     /* The same to write through, where at() may give a copy; CA_F_PATCHED for bytes that hold a breakpoint. NULL: as at(). */
     uint32_t (*at_write)(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes);
+    /* Where a byte lies if that is known without work, for a prefetch; else NULL. NULL: at() never has work to do. */
+    const uint8_t *(*peek)(struct ca_mem *mem, uint64_t gpa);
 };
 
 struct ca_region {
