@@ -14,7 +14,8 @@ export interface LocalDomain {
   readonly uuid: string | undefined
 }
 
-type OnGone = (reason: CloudAppError) => void
+/** `restored`: it is this domain that is another now. */
+type OnGone = (reason: CloudAppError, restored: boolean) => void
 
 interface Watched {
   readonly domid: number
@@ -127,7 +128,7 @@ export class Neighbours {
       const why = restored
         ? `this domain was restored as domain ${local.domid}: what it shared is gone`
         : `domain ${domid} has ended`
-      onGone(new CloudAppError('ERR_CLOUDAPP_CLOSED', `The vchan ended: ${why}`))
+      onGone(new CloudAppError('ERR_CLOUDAPP_CLOSED', `The vchan ended: ${why}`), restored)
     }
   }
 

@@ -5,10 +5,11 @@ let xen: XenHost
 let server: XenGuest
 let client: XenGuest
 
+const guest = (name: string): Promise<XenGuest> =>
+  xen.createGuest({ name, kind: 'pvh', node: true, memory: '384M', modules: VCHAN_MODULES, timeoutMs: 600_000 })
+
 beforeAll(async () => {
   xen = await sharedXen()
-  const guest = (name: string) =>
-    xen.createGuest({ name, kind: 'pvh', node: true, memory: '384M', modules: VCHAN_MODULES, timeoutMs: 600_000 })
   ;[server, client] = await Promise.all([guest('vchan-a'), guest('vchan-b')])
 }, 1_200_000)
 afterAll(async () => {
@@ -94,14 +95,7 @@ describe('a vchan whose peer goes away', () => {
   })
 
   it('ends within a second when the peer domain is destroyed', async () => {
-    const doomed = await xen.createGuest({
-      name: 'vchan-c',
-      kind: 'pvh',
-      node: true,
-      memory: '384M',
-      modules: VCHAN_MODULES,
-      timeoutMs: 600_000,
-    })
+    const doomed = await guest('vchan-c')
     const path = freshPath(server.domid)
     const end = await running(server, ours('serve', doomed.domid, path, 4096, 'hold'))
     await end.said('^open')
@@ -114,4 +108,29 @@ describe('a vchan whose peer goes away', () => {
     expect(said).toMatch(/ERR_CLOUDAPP_CLOSED The vchan ended: domain \d+ has ended/)
     expect(late(said, Number(stdout))).toBeLessThan(1000)
   }, 900_000)
+
+  it('ends within a second, at both ends, when the peer domain is saved and restored', async () => {
+    const saved = await guest('vchan-d')
+    const path = freshPath(server.domid)
+    const end = await running(server, ours('serve', saved.domid, path, 4096, 'hold'))
+    await end.said('^open')
+    const peer = await running(saved, ours('connect', server.domid, path, 4096, 'hold'))
+    await peer.said('^held')
+    await end.said('^held')
+    // Linux thaws its processes only when its devices are back, seconds after xl returns.
+    const clock = await running(saved, 'node clock.mjs')
+    await clock.said('^ticks')
+    const { stdout: gone } = await xen.dom0.run(`xl save ${saved.domid} /tmp/saved && date +%s%3N`, {
+      timeoutMs: 300_000,
+    })
+    const said = await end.end()
+    expect(said).toMatch(/ERR_CLOUDAPP_CLOSED The vchan ended: domain \d+ has ended/)
+    expect(late(said, Number(gone))).toBeLessThan(1000)
+    await xen.dom0.run('xl restore /tmp/saved > /dev/null; rm /tmp/saved', { timeoutMs: 300_000 })
+    const woken = await peer.end()
+    expect(woken).toMatch(/ERR_CLOUDAPP_CLOSED The vchan ended: this domain was restored as domain \d+/)
+    const thawed = (await clock.soFar()).split('\n').map((line) => Number(/^woken (\d+)$/.exec(line)?.[1]))
+    expect(late(woken, Math.max(...thawed.filter((at) => at > 0)))).toBeLessThan(1000)
+    await xen.dom0.run(`xl destroy ${saved.name}`)
+  }, 1_200_000)
 })
