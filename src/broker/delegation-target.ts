@@ -1,5 +1,6 @@
 import { RpcTarget } from 'capnweb'
 import type { DelegatedProcess, VmInfo } from '../capabilities/delegation.js'
+import { beyondSyscalls } from '../capabilities/syscall-limit.js'
 import { CloudAppError } from '../errors.js'
 import type { EventCounts, EventSupport } from '../vmi/events/source.js'
 import type { GuestVm, VcpuRegisters } from '../vmi/guest.js'
@@ -226,8 +227,9 @@ export class DelegationTarget extends RpcTarget {
 
   #kernel(part: (parts: Awaited<ReturnType<GuestVm['kernel']>>) => Promise<Uint8Array>): Promise<Uint8Array> {
     const lease = this.#lease
-    // Any right on the VM is enough: what a kernel looks like is no secret of its owner.
-    const right = lease.token.grant.rights[0]
+    const { grant } = lease.token
+    // Any right that can be used is enough: what a kernel looks like is no secret of its owner.
+    const right = grant.rights.find((held) => !beyondSyscalls(grant, held)) ?? grant.rights[0]
     if (right === undefined) throw unsupported('kernel profile for nobody', lease.vmName)
     return lease.run('vm.kernel', {
       right,

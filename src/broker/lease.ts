@@ -2,6 +2,7 @@ import type { VmInfo } from '../capabilities/delegation.js'
 import { eventRights } from '../capabilities/event-rights.js'
 import type { PublicKey } from '../capabilities/keys.js'
 import { deniedError, type Right } from '../capabilities/rights.js'
+import { checkSyscalls } from '../capabilities/syscall-limit.js'
 import { recheckToken, type VerifiedToken } from '../capabilities/verify.js'
 import { CloudAppError } from '../errors.js'
 import type { Gate } from '../transport/gate.js'
@@ -271,6 +272,7 @@ export class Lease {
     }
     const { rights } = token.grant
     if (!rights.includes(operation.right)) throw deniedError(operation.right, rights, this.vmName)
+    checkSyscalls(token.grant, operation.right, this.vmName)
     operation.check?.()
   }
 

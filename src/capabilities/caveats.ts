@@ -32,7 +32,10 @@ export interface Caveats {
   readonly memory?: MemoryScope
   /** Only these processes, in every right that reaches into processes; without `memory`, also no other memory. */
   readonly processes?: readonly ProcessScope[]
-  /** Only these system calls, by number (ascending). */
+  /**
+   * Of the system calls the VM's programs make, be told only of these, by number (ascending). Rights that tell of calls and
+   * can not be held to numbers are refused under it; what is read shows calls under way all the same (syscall-limit.ts).
+   */
   readonly syscalls?: readonly number[]
 }
 

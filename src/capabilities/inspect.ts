@@ -4,6 +4,7 @@ import { keyId, type PublicKey } from './keys.js'
 import type { AddressRange } from './ranges.js'
 import { RIGHTS } from './rights.js'
 import type { ProcessScope } from './scope.js'
+import { beyondSyscalls } from './syscall-limit.js'
 import { isoTime } from './time.js'
 import { parseToken, tokenHash } from './token.js'
 
@@ -77,7 +78,17 @@ function describeLimits(grant: Grant): string[] {
     words.push(parts.length === 0 ? 'No memory at all.' : `Of memory only: ${parts.join('; ')}.`)
   }
   if (processes !== undefined) words.push(`Only the processes: ${processes.map(describeProcess).join('; ') || 'none'}.`)
-  if (syscalls !== undefined) words.push(`Only the system calls: ${syscalls.join(', ') || 'none'}.`)
+  if (syscalls !== undefined) words.push(...describeSyscalls(syscalls, grant))
+  return words
+}
+
+function describeSyscalls(syscalls: readonly number[], grant: Grant): string[] {
+  const refused = grant.rights.filter((right) => beyondSyscalls(grant, right))
+  const words = [`Of system calls it is told only of: ${syscalls.join(', ') || 'none'}.`]
+  if (refused.length > 0) words.push(`The broker can not hold these to that, and refuses them: ${refused.join(', ')}.`)
+  if (grant.rights.some((right) => right === 'memory.read' || right === 'vcpu.read')) {
+    words.push('What it may read of memory or registers shows any system call under way.')
+  }
   return words
 }
 

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { readAudit } from '../../src/broker/audit/index.js'
 import type { BrokerConnection, OwnerConnection } from '../../src/broker/client.js'
+import { attenuateToken } from '../../src/capabilities/attenuate.js'
 import type { Caveats } from '../../src/capabilities/caveats.js'
 import type { Delegation } from '../../src/capabilities/delegation.js'
 import { mintToken } from '../../src/capabilities/mint.js'
@@ -178,6 +179,45 @@ describe('events through a broker', () => {
     await expect(inside.events.subscribe({ trap: cr3, captures: capture })).rejects.toMatchObject(DENIED)
     const processes = await redeem({ processes: [{ name: 'init' }] })
     await expect(processes.events.subscribe({ trap: cr3 })).rejects.toMatchObject(DENIED)
+  })
+
+  it('are refused of every kind, as is all that tells of system calls, while the capability names some of them', async () => {
+    const at = guest.symbol('x64_sys_call')
+    const programs: EventProgram[] = [
+      { trap: { kind: 'breakpoint', at, space: guest.space }, captures: { number: { register: 'rsi' } } },
+      { trap: { kind: 'breakpoint', at, space: guest.space }, predicate: ['==', { register: 'rsi' }, 1n] },
+      { trap: cr3 },
+      { trap: { kind: 'msr', msr: 0xc000_0082 } },
+      ...(['cpuid', 'descriptor', 'guest-request'] as const).map((kind) => ({ trap: { kind } })),
+    ]
+    const rights = [...ALL, 'events.syscall', 'memory.write', 'vm.info', 'vm.pause'] as const
+    // A number that was not named came through the first of them before it was refused.
+    for (const syscalls of [[1], [1, 59], []]) {
+      const vm = await redeem({ syscalls }, rights)
+      for (const program of programs) {
+        const right = program.trap.kind === 'breakpoint' ? 'events.memory' : 'events.register'
+        const refused = { ...DENIED, right, message: expect.stringContaining('some system calls of web-1') }
+        await expect(vm.events.subscribe(program as never)).rejects.toMatchObject(refused)
+      }
+      const writer = vm as unknown as Delegation<'memory.write' | 'vm.pause' | 'vm.info'>
+      const bytes = new Uint8Array(1)
+      const write = writer.memory.write([{ space: guest.space, at, bytes }])
+      await expect(write).rejects.toMatchObject({ ...DENIED, right: 'memory.write' })
+      // What shows a state is as it was.
+      expect(await vm.memory.read([{ space: guest.space, at, length: 8 }])).toHaveLength(1)
+      expect((await vm.vcpus.registers()).length).toBeGreaterThan(0)
+      expect(await writer.info()).toMatchObject({ state: 'running' })
+      await (await writer.pause()).close()
+      expect((await vm.kernel()).header.length).toBeGreaterThan(0)
+      await vm.close()
+    }
+    // An owner's limit holds however far the token was passed on.
+    const limited = attenuateToken(mint(ALL), { holder: host.holder, to: host.holder.publicKey, syscalls: [1] })
+    const last = attenuateToken(limited, { holder: host.holder, to: host.holder.publicKey, rights: ['events.memory'] })
+    const vm = (await holder.redeem(last)) as unknown as Watcher
+    await expect(vm.events.subscribe(programs[0] as never)).rejects.toMatchObject(DENIED)
+    await expect(vm.events.support()).rejects.toMatchObject(DENIED)
+    await expect(vm.kernel()).rejects.toMatchObject(DENIED)
   })
 
   it('are debited: batches wait for the rate, and end with the output budget', async () => {

@@ -3,10 +3,12 @@ import fc from 'fast-check'
 import { describe, expect, test, vi } from 'vitest'
 import { encodeBlock, nextLink, ROOT_LINK, type SignedBlock, signedBytes } from '../../src/capabilities/block.js'
 import {
+  ALL_RIGHTS,
   attenuateToken,
   inspectToken,
   type KeyPair,
   type Narrowing,
+  type Right,
   TOKEN_LIMITS,
 } from '../../src/capabilities/index.js'
 import { newBlockId } from '../../src/capabilities/mint.js'
@@ -220,6 +222,24 @@ test('inspect puts a token into words', () => {
     "Of memory only: the processes' memory 0x0–0xffffffffffffffff.",
     'Only the processes: named nginx in /web.',
   ])
+})
+
+test('inspect says what a limit to some system calls takes away, and what not', () => {
+  const limited = (rights: readonly Right[], syscalls: number[]) =>
+    inspectToken(mint({ rights, syscalls })).words.filter((word) => /system call|refuses/.test(word))
+  expect(limited(['memory.read', 'events.memory', 'events.register'], [1, 59])).toEqual([
+    'Of system calls it is told only of: 1, 59.',
+    'The broker can not hold these to that, and refuses them: events.register, events.memory.',
+    'What it may read of memory or registers shows any system call under way.',
+  ])
+  expect(limited(['vm.info'], [])).toEqual(['Of system calls it is told only of: none.'])
+  const refused = inspectToken(mint({ rights: ALL_RIGHTS, syscalls: [1] }))
+    .words.join(' ')
+    .split('refuses them: ')[1]
+  for (const right of ALL_RIGHTS) {
+    const kept = ['vm.info', 'vm.pause', 'memory.read', 'vcpu.read'].includes(right)
+    expect(refused?.includes(right)).toBe(!kept)
+  }
 })
 
 test('misuse is refused with the reason', () => {
