@@ -10,7 +10,7 @@ const long = [
   'test/broker/{broker,conformance,crash,hostile,events}.test.ts',
   'test/broker/audit/crash.test.ts',
   'test/broker/direct/leases.test.ts',
-  'test/capabilities/properties.test.ts',
+  'test/capabilities/{bounds,properties}.test.ts',
   'test/service/{conform,domain,scale,tenants,gateway}.test.ts',
   'test/testing/{integrity,lies}.test.ts',
   'test/transport/{tls,xen/vchan}.test.ts',

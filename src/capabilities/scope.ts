@@ -52,7 +52,8 @@ function processWithin(inner: ProcessScope, outer: ProcessScope): boolean {
 
 /** True if `path` is `group` or below it. */
 export function inCgroup(path: string, group: string): boolean {
-  return path === group || group === '/' || path.startsWith(`${group}/`)
+  if (!path.startsWith(group)) return false
+  return path.length === group.length || group === '/' || path.charAt(group.length) === '/'
 }
 
 /**
