@@ -1,12 +1,21 @@
 import fc from 'fast-check'
-import { describe, expect, test, vi } from 'vitest'
-import { decodeBlock, dimension, encodeBlock } from '../../src/capabilities/block.js'
-import { attenuateToken, CAVEAT_NAMES, type Grant, inCgroup, type Narrowing } from '../../src/capabilities/index.js'
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { decodeBlock, dimension, encodeBlock, type SignedBlock } from '../../src/capabilities/block.js'
+import {
+  attenuateToken,
+  CAVEAT_NAMES,
+  type Grant,
+  inCgroup,
+  type KeyPair,
+  type Narrowing,
+  parseToken,
+} from '../../src/capabilities/index.js'
 import { inspectToken } from '../../src/capabilities/inspect.js'
 import { findWidening, narrowGrant } from '../../src/capabilities/narrow.js'
+import { encodeToken } from '../../src/capabilities/token.js'
 import { CloudAppError } from '../../src/errors.js'
 import { narrowing, rights } from './arbitraries.js'
-import { mint, NOW, sd, verify } from './rig.js'
+import { holders, mint, NOW, reason, sd, verify } from './rig.js'
 
 // Many runs, perhaps on a busy machine.
 vi.setConfig({ testTimeout: 120_000 })
@@ -192,6 +201,103 @@ describe('the form', () => {
         }
       }),
       { numRuns: 3000 },
+    )
+  })
+})
+
+/** A chain as it grew: the token after each block, and who held it then. */
+interface Growth {
+  readonly tokens: Uint8Array[]
+  readonly keys: KeyPair[]
+}
+
+/** Appends a block for each wish, without what it may not have. Few keys, so that one often signs several blocks. */
+function grow(from: Growth, wishes: readonly (readonly [Narrowing, number])[]): Growth {
+  const tokens = [...from.tokens]
+  const keys = [...from.keys]
+  for (const [wish, to] of wishes) {
+    const token = tokens.at(-1) as Uint8Array
+    const { notBefore: _, expires: __, transports: ___, ...rest } = wish
+    const next = holders[to] as KeyPair
+    const narrower = without(rest, inspectToken(token).grant)
+    tokens.push(attenuateToken(token, { holder: keys.at(-1) as KeyPair, to: next.publicKey, ...narrower }))
+    keys.push(next)
+  }
+  return { tokens, keys }
+}
+
+const wishes = fc.array(fc.tuple(narrowing, fc.nat(2)), { minLength: 2, maxLength: 5 })
+const root = (): Growth => ({ tokens: [mint({ rights: HELD })], keys: [sd] })
+const blocksOf = ({ tokens }: Growth) => [...parseToken(tokens.at(-1) as Uint8Array).signed]
+const hexOf = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex')
+
+describe('a chain is refused', () => {
+  const RUNS = { numRuns: 400 }
+  /** Why each was refused: a run in which little came as far as the signatures proves little. */
+  let seen = new Map<unknown, number>()
+  beforeEach(() => {
+    seen = new Map()
+  })
+  afterEach(() => {
+    expect(seen.get('signature') ?? 0).toBeGreaterThan(50)
+  })
+  const refused = (blocks: readonly SignedBlock[]) => {
+    const why = reason(encodeToken(blocks))
+    expect(['signature', 'widening', 'malformed']).toContain(why)
+    seen.set(why, (seen.get(why) ?? 0) + 1)
+  }
+
+  test('without any one of its blocks, but for the last, without which it is what its signer had', () => {
+    fc.assert(
+      fc.property(wishes, fc.nat(), (list, pick) => {
+        const chain = grow(root(), list)
+        const blocks = blocksOf(chain)
+        const dropped = pick % blocks.length
+        const left = blocks.filter((_, i) => i !== dropped)
+        if (dropped < blocks.length - 1) return refused(left)
+        const before = chain.tokens.at(-2) as Uint8Array
+        expect(hexOf(encodeToken(left))).toBe(hexOf(before))
+        expect(verify(before).holder).toBe(chain.keys.at(-2)?.publicKey)
+      }),
+      RUNS,
+    )
+  })
+
+  test('with any two of its blocks, payloads or signatures in the place of each other', () => {
+    fc.assert(
+      fc.property(wishes, fc.nat(), fc.nat(), fc.nat(2), (list, one, another, what) => {
+        const blocks = blocksOf(grow(root(), list))
+        const i = one % blocks.length
+        const j = (i + 1 + (another % (blocks.length - 1))) % blocks.length
+        const [a, b] = [blocks[i] as SignedBlock, blocks[j] as SignedBlock]
+        blocks[i] = { payload: (what === 2 ? a : b).payload, signature: (what === 1 ? a : b).signature }
+        blocks[j] = { payload: (what === 2 ? b : a).payload, signature: (what === 1 ? b : a).signature }
+        refused(blocks)
+      }),
+      RUNS,
+    )
+  })
+
+  test('with blocks of another good chain in it, with which it has blocks in common or not', () => {
+    const pick = fc.tuple(fc.boolean(), fc.nat())
+    const picks = fc.oneof(fc.tuple(pick), fc.tuple(pick, pick))
+    fc.assert(
+      fc.property(wishes, fc.option(wishes, { freq: 1 }), fc.nat(), picks, (first, second, shared, places) => {
+        const one = grow(root(), first)
+        // At 0 the other has a root of its own. It often says the same, under other ids.
+        const common = shared % one.tokens.length
+        const from = { tokens: one.tokens.slice(0, common), keys: one.keys.slice(0, common) }
+        const two = common === 0 ? grow(root(), second ?? first) : grow(from, second ?? first.slice(common - 1))
+        const [mine, theirs] = [blocksOf(one), blocksOf(two)]
+        for (const [end, at] of places) {
+          // The other's end from there on, or that one block of it.
+          const i = at % Math.min(mine.length, theirs.length)
+          mine.splice(i, end ? mine.length : 1, ...theirs.slice(i, end ? undefined : i + 1))
+        }
+        const good = new Set([...one.tokens, ...two.tokens].map(hexOf))
+        if (!good.has(hexOf(encodeToken(mine)))) refused(mine)
+      }),
+      RUNS,
     )
   })
 })
