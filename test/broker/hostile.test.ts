@@ -1,5 +1,3 @@
-import { execFileSync } from 'node:child_process'
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
@@ -15,6 +13,7 @@ import { Child } from './child.js'
 import type { FakeVm } from './fake-vm.js'
 import { Host } from './host.js'
 import { RawHolder } from './raw-holder.js'
+import { SmallDisk } from './small-disk.js'
 
 // A loaded machine is slow, not wrong.
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
@@ -189,61 +188,50 @@ describe('a session that', () => {
 
 describe.runIf(process.getuid?.() === 0)('a full disk', () => {
   it('stops new operations, but no revocation', async () => {
-    const folder = join(host.folder, 'small')
-    mkdirSync(folder)
-    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder])
-    try {
-      const small = await Host.start({}, join(folder, 'state'))
-      const owner = await small.connectOwner()
-      const give = () =>
-        owner.delegate({ vm: 'web-1', to: small.holder.publicKey, rights: ['memory.read'], expires: '10m' })
-      const [granted, other] = [await give(), await give()]
-      const connection = await small.connect()
-      const vm = await connection.redeem<'memory.read'>(granted.token)
-      const pauser = await owner.delegate({
-        ...{ vm: 'web-1', to: small.holder.publicKey, rights: ['vm.pause'], expires: '10m' },
-      })
-      const scope = await (await connection.redeem<'vm.pause'>(pauser.token)).pause()
-      // Another service domain, in a process of its own, that holds the VM paused too and will die.
-      const dying = await Child.start('pause-child.ts', [small.socket, small.holder.exportPem(), pauser.token])
-      expect(await dying.next()).toEqual({ paused: true })
-      const fake = small.vms['fake:web'] as FakeVm
-      expect(fake.pauses).toBe(2)
-      chmodSync(folder, 0o755)
-      try {
-        for (let i = 0; ; i++) writeFileSync(join(folder, `fill${i}`), new Uint8Array(4096))
-      } catch (error) {
-        expect((error as NodeJS.ErrnoException).code).toBe('ENOSPC')
-      }
-      // The log's last page has room for some records yet; a read is covered by its record for a second.
-      const full = { code: 'ERR_CLOUDAPP_AUDIT' }
-      const redeemAll = async () => {
-        for (;;) await connection.redeem(other.token)
-      }
-      await expect(redeemAll()).rejects.toMatchObject(full)
-      const readAll = async () => {
-        for (;;) await vm.memory.read(one)
-      }
-      await expect(readAll()).rejects.toMatchObject(full)
-      await scope.close()
-      expect(fake.pauses).toBe(1)
-      await dying.kill('SIGKILL')
-      await vi.waitFor(() => expect(fake.pauses).toBe(0), { timeout: 30_000 })
-      await granted.revoke()
-      await other.revoke()
-      // Of the one who is dead as well.
-      await pauser.revoke()
-      expect(vm.closed.reason).toMatchObject({ code: 'ERR_CLOUDAPP_REVOKED' })
-      // What a broker started now, on the disk that is still full, knows.
-      const state = await BrokerState.open(join(folder, 'state'))
-      for (const { blockId } of [granted, other, pauser]) {
-        expect(state.revokedAt(small.owner.publicKey, blockId)).toBeGreaterThan(0)
-      }
-      expect(state.revokedAt(KeyPair.generate().publicKey, granted.blockId)).toBeUndefined()
-      await state.close()
-      await small[Symbol.asyncDispose]()
-    } finally {
-      execFileSync('umount', ['-l', folder])
+    using disk = new SmallDisk(join(host.folder, 'small'))
+    const small = await Host.start({}, join(disk.folder, 'state'))
+    const owner = await small.connectOwner()
+    const give = () =>
+      owner.delegate({ vm: 'web-1', to: small.holder.publicKey, rights: ['memory.read'], expires: '10m' })
+    const [granted, other] = [await give(), await give()]
+    const connection = await small.connect()
+    const vm = await connection.redeem<'memory.read'>(granted.token)
+    const pauser = await owner.delegate({
+      ...{ vm: 'web-1', to: small.holder.publicKey, rights: ['vm.pause'], expires: '10m' },
+    })
+    const scope = await (await connection.redeem<'vm.pause'>(pauser.token)).pause()
+    // Another service domain, in a process of its own, that holds the VM paused too and will die.
+    const dying = await Child.start('pause-child.ts', [small.socket, small.holder.exportPem(), pauser.token])
+    expect(await dying.next()).toEqual({ paused: true })
+    const fake = small.vms['fake:web'] as FakeVm
+    expect(fake.pauses).toBe(2)
+    disk.fill()
+    // The log's last page has room for some records yet; a read is covered by its record for a second.
+    const full = { code: 'ERR_CLOUDAPP_AUDIT' }
+    const redeemAll = async () => {
+      for (;;) await connection.redeem(other.token)
     }
+    await expect(redeemAll()).rejects.toMatchObject(full)
+    const readAll = async () => {
+      for (;;) await vm.memory.read(one)
+    }
+    await expect(readAll()).rejects.toMatchObject(full)
+    await scope.close()
+    expect(fake.pauses).toBe(1)
+    await dying.kill('SIGKILL')
+    await vi.waitFor(() => expect(fake.pauses).toBe(0), { timeout: 30_000 })
+    await granted.revoke()
+    await other.revoke()
+    // Of the one who is dead as well.
+    await pauser.revoke()
+    expect(vm.closed.reason).toMatchObject({ code: 'ERR_CLOUDAPP_REVOKED' })
+    // What a broker started now, on the disk that is still full, knows.
+    const state = await BrokerState.open(join(disk.folder, 'state'))
+    for (const { blockId } of [granted, other, pauser]) {
+      expect(state.revokedAt(small.owner.publicKey, blockId)).toBeGreaterThan(0)
+    }
+    expect(state.revokedAt(KeyPair.generate().publicKey, granted.blockId)).toBeUndefined()
+    await state.close()
+    await small[Symbol.asyncDispose]()
   })
 })
