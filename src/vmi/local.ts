@@ -77,7 +77,7 @@ const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
  * **Slices.** A call works at most a millisecond at a time and then lets the event loop turn; `sync` does not.
  *
  * Every verb throws `ERR_CLOUDAPP_INVALID_ARGUMENT` or `ERR_CLOUDAPP_LIMIT` on misuse, before any work is done;
- * `ERR_CLOUDAPP_CLOSED` after close, `ERR_CLOUDAPP_REVOKED` after revoke, `ERR_CLOUDAPP_ABORTED` by its signal,
+ * `ERR_CLOUDAPP_CLOSED` after close, the reason given to revoke after that, `ERR_CLOUDAPP_ABORTED` by its signal,
  * `ERR_CLOUDAPP_SOURCE` when the file is gone. A file cut short while it is mapped gives `source` faults.
  */
 export class LocalMemory implements GuestMemory {
@@ -93,6 +93,7 @@ export class LocalMemory implements GuestMemory {
   /** Pause generation in which the cached upper levels were read. */
   #cachedIn: number | undefined
   #closed = false
+  #revoked: CloudAppError | undefined
   /** performance.now() when a call last let the event loop turn. */
   #turned = 0
 
@@ -188,9 +189,17 @@ export class LocalMemory implements GuestMemory {
     checked(this.#shim, this.#shim.ca_mem_invalidate(this.#handle))
   }
 
-  /** Takes every view away at once, calls under way included; later use throws `ERR_CLOUDAPP_REVOKED`. */
-  revoke(): void {
-    if (this.#closed) return
+  /**
+   * Takes every view away at once, calls under way included; later use throws `reason`, also after close. Idempotent.
+   *
+   * For who gave this object to somebody and takes it back: `openXenDirect` does when the right it was opened by ends. A
+   * broker does not: what its holders have is a session and no view, and the memory it reads for one it reads for others.
+   *
+   * @param reason `ERR_CLOUDAPP_REVOKED` by default
+   */
+  revoke(reason = new CloudAppError('ERR_CLOUDAPP_REVOKED', 'the memory was revoked')): void {
+    if (this.#closed || this.#revoked !== undefined) return
+    this.#revoked = reason
     checked(this.#shim, this.#shim.ca_mem_revoke(this.#handle))
   }
 
@@ -261,6 +270,7 @@ export class LocalMemory implements GuestMemory {
   }
 
   #open(): void {
+    if (this.#revoked !== undefined) throw this.#revoked
     if (this.#closed) throw new CloudAppError('ERR_CLOUDAPP_CLOSED', 'the memory is closed')
   }
 }

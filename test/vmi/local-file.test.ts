@@ -2,6 +2,7 @@ import { mkdtemp, open, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { CloudAppError } from '../../src/errors.js'
 import { LocalMemory, type LocalMemoryOptions } from '../../src/vmi/local.js'
 import { LIMITS, PHYSICAL, virtualSpace, type WalkPlan } from '../../src/vmi/memory.js'
 import { Bits, buildImage, ImageBuilder, PA, VA } from '../conformance/image.js'
@@ -188,6 +189,19 @@ describe('LocalMemory', () => {
     const bytes = new Uint8Array(1)
     await expect(memory.write?.([{ space: PHYSICAL, at: 0n, bytes }])).rejects.toEqual(revoked)
     expect(() => memory.sync.read([{ space: PHYSICAL, at: 0n, length: 8 }])).toThrow(revoked)
+  })
+
+  it('throws the reason of whoever revoked it first, also once it is closed', async () => {
+    const memory = openMemory()
+    const call = memory.digest({ space: PHYSICAL, start: 0n, end: 1024n * MiB })
+    const reason = new CloudAppError('ERR_CLOUDAPP_EXPIRED', 'its time is over')
+    memory.revoke(reason)
+    memory.revoke()
+    await expect(call).rejects.toBe(reason)
+    memory.close()
+    memory.revoke()
+    await expect(memory.read([{ space: PHYSICAL, at: 0n, length: 8 }])).rejects.toBe(reason)
+    expect(() => memory.sync.read([{ space: PHYSICAL, at: 0n, length: 8 }])).toThrow(reason)
   })
 
   it('ends calls under way with ERR_CLOUDAPP_CLOSED when it is closed', async () => {

@@ -44,7 +44,8 @@ const MAX_TIMER = 2 ** 31 - 1
  *
  * Asks Xen for nothing but what the rights are for: with memory alone, where the memory ends is found by mapping. Once a second,
  * and in every operation that maps, it sees whether Xen still gives the memory. When Xen refuses, everything that was mapped is
- * unmapped and the VM ends with `ERR_CLOUDAPP_REVOKED`.
+ * unmapped and the VM ends with `ERR_CLOUDAPP_REVOKED`, which later use of its memory throws; at `expires` the same, with
+ * `ERR_CLOUDAPP_EXPIRED`.
  *
  * @returns The VM; the caller closes it. `vcpus`, `pause` and `memory.write` are there as far as the rights say so.
  * @throws CloudAppError `ERR_CLOUDAPP_UNSUPPORTED` if Xen or the kernel refuses (the message says what), `ERR_CLOUDAPP_SOURCE`
@@ -65,9 +66,10 @@ export async function openXenDirect(options: XenDirectOptions): Promise<LocalVm>
   const agent = options.pause === true ? new XenAgent(shim, domid) : undefined
   const pause = agent === undefined ? undefined : new XenPause(agent)
   const timers: NodeJS.Timeout[] = []
+  const memory = LocalMemory.over(shim, handle, { writable, ...(pause === undefined ? {} : { pause }) })
   const vm = new LocalVm({
     identity,
-    memory: LocalMemory.over(shim, handle, { writable, ...(pause === undefined ? {} : { pause }) }),
+    memory,
     ...(registers ? { vcpus: new XenVcpus(shim, domid, { blind: true }) } : {}),
     ...(pause === undefined ? {} : { pause: () => pause.hold() }),
     release: async (reason) => {
@@ -79,8 +81,12 @@ export async function openXenDirect(options: XenDirectOptions): Promise<LocalVm>
       }
     },
   })
-  // By whom it ends, the handle's close() reports; here nobody waits for it.
-  const end = (why: CloudAppError): void => void vm.end(why).catch(() => {})
+  const end = (why: CloudAppError): void => {
+    // First: the agent may take its time to end, and what Xen let us map before it would go on to be read.
+    memory.revoke(why)
+    // By whom it ends, the handle's close() reports; here nobody waits for it.
+    vm.end(why).catch(() => {})
+  }
   const look = (): void => {
     try {
       checked(shim, shim.ca_xen_probe(handle))
