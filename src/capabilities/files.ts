@@ -37,8 +37,18 @@ export async function readBounded(path: string, limit: number, what: string): Pr
   }
 }
 
-/** Replaces a file so that a reader, or a crash, finds the old content or the new and nothing between. */
-export async function replaceFile(path: string, text: string, mode: number): Promise<void> {
+/**
+ * Replaces a file so that a reader, or a crash, finds the old content or the new and nothing between.
+ *
+ * @param owner whose the new file is; the caller's if absent
+ * @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT` with what kept it from being written
+ */
+export async function replaceFile(
+  path: string,
+  text: string,
+  mode: number,
+  owner?: { readonly uid: number; readonly gid: number },
+): Promise<void> {
   const draft = `${path}.${process.pid}.new`
   try {
     // A link somebody left under that name is not followed.
@@ -46,6 +56,7 @@ export async function replaceFile(path: string, text: string, mode: number): Pro
     const file = await open(draft, 'wx', mode)
     try {
       await file.writeFile(text)
+      if (owner !== undefined) await file.chown(owner.uid, owner.gid)
       await file.chmod(mode)
       await file.sync()
     } finally {

@@ -1,5 +1,8 @@
 import { randomBytes } from 'node:crypto'
+import { open, stat, unlink } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { CloudAppError } from '../errors.js'
+import { checkOptions } from '../options.js'
 import { readBounded, replaceFile } from './files.js'
 import { isPublicKey, type PublicKey } from './keys.js'
 import { checkVm } from './mint.js'
@@ -20,6 +23,8 @@ export interface OwnedVm {
 
 const MAX_FILE = 4 * 1024 * 1024
 const MAX_VMS = 4096
+/** How long one writer of a register waits for another, in ms. */
+const LOCK_MS = 5000
 const FIELDS = ['name', 'uuid', 'bootNonce', 'owner', 'source'] as const
 
 /**
@@ -70,9 +75,63 @@ export class OwnerRegister {
 
 /** Writes a register, all or nothing: readers see the old file or the new one. @throws as {@link OwnerRegister.open} */
 export async function writeOwners(path: string, vms: readonly OwnedVm[]): Promise<void> {
-  const text = `${JSON.stringify({ version: 1, vms }, undefined, 2)}\n`
+  const text = registerText(vms)
   parseOwners(text, path)
   await replaceFile(path, text, 0o644)
+}
+
+const registerText = (vms: readonly OwnedVm[]): string => `${JSON.stringify({ version: 1, vms }, undefined, 2)}\n`
+
+/**
+ * Changes a register file: one writer after the other, and readers see the old file or the new one. The file's mode, owner and
+ * group stay, so that a broker who could read it still can; a new one has mode 0644.
+ *
+ * @param change gives the VMs that are to be for those that are; what it throws leaves the file alone
+ * @param options `create`: a file that is not there is an empty register
+ * @throws CloudAppError as {@link OwnerRegister.open}, and `ERR_CLOUDAPP_TIMEOUT` if another writer does not end in 5 s
+ */
+export async function changeOwners(
+  path: string,
+  change: (vms: readonly OwnedVm[]) => readonly OwnedVm[],
+  options: { readonly create?: boolean } = {},
+): Promise<void> {
+  checkOptions('changeOwners', options, ['create'])
+  const unlock = await lock(`${path}.lock`)
+  try {
+    let text = '{ "version": 1, "vms": [] }'
+    let kept: { mode: number; uid: number; gid: number } | undefined
+    try {
+      text = await readBounded(path, MAX_FILE, 'the register of owners')
+      kept = await stat(path)
+    } catch (error) {
+      if (options.create !== true || !CloudAppError.is(error, 'ERR_CLOUDAPP_NOT_FOUND')) throw error
+    }
+    const changed = registerText(change(parseOwners(text, path)))
+    parseOwners(changed, path)
+    await replaceFile(path, changed, kept === undefined ? 0o644 : kept.mode & 0o777, kept)
+  } finally {
+    await unlock()
+  }
+}
+
+/** The lock is a file, as git's is: of two who would make it, one does. */
+async function lock(path: string): Promise<() => Promise<void>> {
+  for (const end = performance.now() + LOCK_MS; ; await sleep(20)) {
+    try {
+      await (await open(path, 'wx', 0o600)).close()
+      return () => unlink(path)
+    } catch (cause) {
+      const { code } = cause as NodeJS.ErrnoException
+      if (code !== 'EEXIST') {
+        const why = `${path} can not be made (${code}): the register is not changed`
+        throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', why, { cause })
+      }
+      if (performance.now() > end) {
+        const why = `the register is being changed by another; if none runs, one was killed: remove ${path}`
+        throw new CloudAppError('ERR_CLOUDAPP_TIMEOUT', why, { cause })
+      }
+    }
+  }
 }
 
 /** A boot nonce for a VM that is being created, started or cloned. */

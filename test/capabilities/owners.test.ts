@@ -1,8 +1,9 @@
-import { chmod, mkdtemp, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises'
+import { chmod, chown, mkdtemp, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
+  changeOwners,
   newBootNonce,
   type OwnedVm,
   OwnerRegister,
@@ -49,6 +50,34 @@ describe('the register of owners', () => {
     await truncate(path, 5 * 1024 * 1024)
     await chmod(path, 0o644)
     await expect(OwnerRegister.open(path)).rejects.toThrow('more than')
+  })
+
+  test('is changed by one writer after the other, and keeps mode and group', async () => {
+    const path = join(folder, 'shared.json')
+    const vms = Array.from({ length: 8 }, (_, i) => ({ ...web, name: `vm-${i}`, uuid: vm.uuid.replace(/.$/, `${i}`) }))
+    await Promise.all(vms.map((one) => changeOwners(path, (all) => [...all, one], { create: true })))
+    expect((await OwnerRegister.open(path)).list()).toHaveLength(8)
+    expect((await stat(path)).mode & 0o777).toBe(0o644)
+    await chmod(path, 0o640)
+    // Another group can only be given by root.
+    const gid = process.getuid?.() === 0 ? 12 : (await stat(path)).gid
+    await chown(path, process.getuid?.() ?? 0, gid)
+    await changeOwners(path, (all) => all.slice(1))
+    const { mode, gid: after } = await stat(path)
+    expect([mode & 0o777, after]).toEqual([0o640, gid])
+    await expect(changeOwners(path, (all) => [...all, { ...web, name: 'a b' }])).rejects.toThrow("'name' must be")
+    expect((await OwnerRegister.open(path)).list()).toHaveLength(7)
+    expect((await readdir(folder)).filter((name) => name.startsWith('shared'))).toEqual(['shared.json'])
+  })
+
+  test('waits for another writer only so long', async () => {
+    const path = join(folder, 'locked.json')
+    await writeOwners(path, [web])
+    await writeFile(`${path}.lock`, '')
+    const error = await changeOwners(path, () => []).catch((reason: unknown) => reason)
+    expect(error).toMatchObject({ code: 'ERR_CLOUDAPP_TIMEOUT', message: expect.stringContaining(`${path}.lock`) })
+    expect((await OwnerRegister.open(path)).list()).toEqual([web])
+    await expect(changeOwners(join(folder, 'none', 'x.json'), () => [])).rejects.toThrow('ENOENT')
   })
 
   test.each([

@@ -11,7 +11,7 @@ export const folder = path.join(root, 'build', 'doc-blocks')
 export interface Block {
   /** `file:line` of its first line. */
   readonly where: string
-  /** True for a block marked `ts run`: it is executed, not only compiled. */
+  /** True for a block marked `ts run` or `sh run`: it is executed. */
   readonly runs: boolean
   readonly code: string
 }
@@ -24,8 +24,14 @@ function* filesUnder(folder: string, ending: string): Generator<string> {
   }
 }
 
-/** Fenced blocks marked `ts` or `ts run`. `strip` removes what precedes each line in the file, such as a comment's star. */
-function* fenced(text: string, file: string, firstLine: number, strip: RegExp): Generator<Block> {
+/** Fenced blocks of these languages, `ts` or `ts run`. `strip` removes what precedes each line in the file, such as a comment's star. */
+function* fenced(
+  text: string,
+  file: string,
+  firstLine: number,
+  strip: RegExp,
+  languages: readonly string[] = ['ts', 'typescript'],
+): Generator<Block> {
   let open: { line: number; runs: boolean; code: string[] } | undefined
   for (const [index, raw] of text.split('\n').entries()) {
     const line = raw.replace(strip, '')
@@ -37,7 +43,7 @@ function* fenced(text: string, file: string, firstLine: number, strip: RegExp): 
       open = undefined
     } else {
       const [language, mark] = (fence[1] ?? '').trim().split(/\s+/)
-      if (language === 'ts' || language === 'typescript') {
+      if (languages.includes(language ?? '')) {
         open = { line: firstLine + index + 1, runs: mark === 'run', code: [] }
       } else {
         open = undefined
@@ -47,14 +53,14 @@ function* fenced(text: string, file: string, firstLine: number, strip: RegExp): 
 }
 
 /** Every marked block of the documents. */
-export function documentBlocks(): Block[] {
+export function documentBlocks(languages?: readonly string[]): Block[] {
   const files = [
     ...readdirSync(root)
       .filter((name) => name.endsWith('.md'))
       .map((name) => path.join(root, name)),
     ...['docs', 'examples', 'packages'].flatMap((folder) => [...filesUnder(path.join(root, folder), '.md')]),
   ]
-  return files.flatMap((file) => [...fenced(readFileSync(file, 'utf8'), file, 1, /^(?:> ?)?/)])
+  return files.flatMap((file) => [...fenced(readFileSync(file, 'utf8'), file, 1, /^(?:> ?)?/, languages)])
 }
 
 /** Every block in a TSDoc comment of src. Names its file exports need no import in it. */

@@ -4,7 +4,23 @@ import { invalid } from '../local-check.js'
 import type { LocalVm } from './local-vm.js'
 import { openRaw } from './raw.js'
 
+const SCHEMES = ['raw', 'elf', 'lime', 'qemu', 'xen', 'libvmi'] as const
 const KNOWN = 'raw:PATH, elf:PATH, lime:PATH, qemu:SOCKET, xen:DOMAIN or libvmi:KIND:TARGET'
+
+/**
+ * Splits the URI of a source. Nothing is opened.
+ *
+ * @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT` for a URI of no known source
+ */
+export function parseSource(uri: string): { readonly scheme: (typeof SCHEMES)[number]; readonly place: string } {
+  const colon = uri.indexOf(':')
+  const name = uri.slice(0, Math.max(colon, 0))
+  const place = uri.slice(colon + 1)
+  if (colon <= 0 || place === '') throw invalid(`'${uri}' names no source: use ${KNOWN}`)
+  const scheme = SCHEMES.find((known) => known === name)
+  if (scheme === undefined) throw invalid(`the source '${name}' is not known: use ${KNOWN}`)
+  return { scheme, place }
+}
 
 /**
  * Opens a VM by the URI of its source: `raw:PATH` (a file of physical memory), `elf:PATH` (a core file of QEMU's
@@ -20,10 +36,7 @@ export async function openVm(uri: string, options: { readonly signal?: AbortSign
   if (options.signal?.aborted === true) {
     throw new CloudAppError('ERR_CLOUDAPP_ABORTED', 'opening the VM was aborted', { cause: options.signal.reason })
   }
-  const colon = uri.indexOf(':')
-  const scheme = uri.slice(0, Math.max(colon, 0))
-  const place = uri.slice(colon + 1)
-  if (colon <= 0 || place === '') throw invalid(`'${uri}' names no source: use ${KNOWN}`)
+  const { scheme, place } = parseSource(uri)
   switch (scheme) {
     case 'raw':
       return openRaw(place)
@@ -47,7 +60,5 @@ export async function openVm(uri: string, options: { readonly signal?: AbortSign
       const { openLibvmi } = await import('./libvmi.js')
       return openLibvmi(place, options)
     }
-    default:
-      throw invalid(`the source '${scheme}' is not known: use ${KNOWN}`)
   }
 }
