@@ -24,6 +24,15 @@ const NEXT: Readonly<Partial<Record<CloudAppErrorCode, string>>> = {
   ERR_CLOUDAPP_NATIVE: 'run `cloudapp doctor`: it says which native library is looked for and where',
 }
 
+/** The same where the error says which of its kinds it is: by its code and `details.reason`. */
+const NEXT_BY_REASON: Readonly<Record<string, string>> = {
+  'ERR_CLOUDAPP_DENIED wider': 'look at what is marked with !; give --wider to consent to it too',
+  'ERR_CLOUDAPP_DENIED consent': 'run it on a terminal, or give --yes to consent to what is shown',
+}
+
+const nextOf = ({ code, details }: CloudAppError): string | undefined =>
+  NEXT_BY_REASON[`${code} ${String(details?.reason)}`] ?? NEXT[code]
+
 /** What a person reads about a failure: what happened, on what, what to do next, and the code. */
 export function explain(error: unknown): string {
   if (!CloudAppError.is(error)) {
@@ -42,7 +51,7 @@ export function explain(error: unknown): string {
   }
   const cause = error.cause
   if (cause instanceof Error) lines.push(`  cause: ${printable(cause.message)}`)
-  const next = NEXT[error.code]
+  const next = nextOf(error)
   if (next) lines.push(`  what to do: ${next}`)
   lines.push(`  code: ${error.code}`)
   return lines.join('\n')

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -114,13 +114,61 @@ describe('install', () => {
     expect(more).toMatchObject({ code: 2, stderr: expect.stringContaining('does not ask for memory.write') })
   })
 
-  it('takes no old consent for an update that asks for more', async () => {
-    const update = ['install', file('two.json'), ...terms(), '--previous', file('one.json'), '--yes']
-    const refused = await cloudapp(update)
+  it('takes no old consent for an update that asks for more, and remembers what was consented to', async () => {
+    const kept = ['--consents', file('consents')]
+    const install = (name: string, ...more: string[]) =>
+      cloudapp(['install', file(name), ...terms(), ...kept, '--yes', ...more])
+    // Nothing was consented to before: it is all shown, and all consented to.
+    expect((await install('one.json')).code).toBe(0)
+    expect((await install('one.json')).stderr).toContain('The same as before')
+    const refused = await install('two.json')
     expect(refused).toMatchObject({ code: 1, stdout: '' })
-    expect(refused.stderr).toMatch(/! asks anew for memory\.write/)
-    expect(refused.stderr).toContain('--wider')
-    expect((await json(...update, '--wider')).rights).toEqual(['vm.info', 'memory.write'])
+    expect(refused.stderr).toMatch(/needs --wider\n +! asks anew for memory\.write/)
+    expect(refused.stderr).toMatch(/what to do: .*--wider/)
+    const told = JSON.parse((await install('two.json', '--json')).stdout)
+    expect(told.error).toMatchObject({ code: 'ERR_CLOUDAPP_DENIED', details: { reason: 'wider' } })
+    // What was refused is not consented to.
+    expect((await install('two.json')).code).toBe(1)
+    expect((await install('two.json', '--wider')).code).toBe(0)
+    expect((await install('two.json')).code).toBe(0)
+    // The last consent counts, not the widest.
+    expect((await install('one.json')).code).toBe(0)
+    expect((await install('two.json')).code).toBe(1)
+  })
+
+  it('compares a service of the same name by another publisher with the one before it', async () => {
+    const { publicKey } = await createKeyFile(file('other.key'))
+    writeFileSync(file('other.json'), JSON.stringify(manifest))
+    await json('manifest', 'sign', file('other.json'), '--key', file('other.key'))
+    const kept = ['--consents', file('others'), '--yes']
+    expect((await cloudapp(['install', file('one.json'), ...terms(), ...kept])).code).toBe(0)
+    const other = await cloudapp(['install', file('other.json'), ...terms(), ...kept])
+    expect(other).toMatchObject({ code: 1, stderr: expect.stringContaining(`! has another publisher: ${publicKey}`) })
+    expect((await cloudapp(['install', file('other.json'), ...terms(), ...kept, '--wider'])).code).toBe(0)
+    // Each publisher's own is compared from then on.
+    for (const name of ['one.json', 'other.json']) {
+      expect((await cloudapp(['install', file(name), ...terms(), ...kept])).stderr).toContain('The same as before')
+    }
+  })
+
+  it('keeps consents beside the key, and believes none that was changed or that others may write', async () => {
+    const [vm = ''] = readdirSync(file('owner.key.consents'))
+    const consent = path.join(
+      file('owner.key.consents'),
+      vm,
+      readdirSync(path.join(file('owner.key.consents'), vm))[0] ?? '',
+    )
+    expect(statSync(consent).mode & 0o777).toBe(0o600)
+    const was = readFileSync(consent, 'utf8')
+    writeFileSync(consent, was.replace('to look', 'to help'))
+    const install = ['install', file('one.json'), ...terms(), '--yes']
+    const changed = await cloudapp(install)
+    expect(changed.stderr).toMatch(/can not be believed: .*remove it(.|\n)*changed after it was signed/)
+    writeFileSync(consent, was)
+    chmodSync(consent, 0o666)
+    expect((await cloudapp(install)).stderr).toContain('chmod go-w')
+    chmodSync(consent, 0o600)
+    expect((await json(...install)).rights).toEqual(['vm.info'])
   })
 })
 
