@@ -22,8 +22,8 @@ export const supervisorOption: Readonly<Record<string, OptionSpec>> = {
   supervisor: {
     type: 'string',
     value: 'SOCKET',
-    help: "the supervisor's socket; /run/cloudapp/direct.sock by default",
+    help: "the supervisor's socket; /run/cloudapp-direct/direct.sock by default",
   },
 }
 
-export const DEFAULT_SUPERVISOR = '/run/cloudapp/direct.sock'
+export const DEFAULT_SUPERVISOR = '/run/cloudapp-direct/direct.sock'

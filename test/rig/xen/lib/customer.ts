@@ -60,7 +60,7 @@ export class Customer {
     })
     await dom0.push(`${AT}/owners.json`, JSON.stringify({ version: 1, vms }))
     const config = { key: 'broker.key', register: 'owners.json', state: 'state', socket: 'broker.sock' }
-    await dom0.push(`${AT}/broker.json`, JSON.stringify({ ...config, supervisor: '/run/cloudapp/direct.sock' }))
+    await dom0.push(`${AT}/broker.json`, JSON.stringify({ ...config, supervisor: '/run/cloudapp-direct/direct.sock' }))
     const customer = new Customer(dom0, keys, domains, vms)
     await customer.serve('supervisor', `flask supervise --state ${AT}/direct`)
     await customer.restart()
