@@ -17,6 +17,7 @@ import { DirectClient } from './direct/client.js'
 import type { Lease } from './lease.js'
 import { Meter } from './meter.js'
 import { Recorder } from './recorder.js'
+import { SeenBlocks } from './seen.js'
 import { BrokerState } from './state.js'
 import { type OpenSource, VmPool } from './vms.js'
 
@@ -129,6 +130,7 @@ class OpenBroker implements Broker {
       vms: new VmPool(register, options.open ?? openVm),
       maxPauseMs: options.maxPauseMs ?? 5000,
       leases: new Set(),
+      seen: new SeenBlocks(),
       ...(options.supervisor === undefined ? {} : { direct: new DirectClient(options.supervisor) }),
       held: new Map(),
       end: (lease, reason) => this.#end(lease, reason),

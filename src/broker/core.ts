@@ -7,6 +7,7 @@ import type { DirectClient } from './direct/client.js'
 import type { Lease } from './lease.js'
 import type { Meter } from './meter.js'
 import type { Recorder } from './recorder.js'
+import type { SeenBlocks } from './seen.js'
 import type { BrokerState } from './state.js'
 import type { VmPool } from './vms.js'
 
@@ -24,6 +25,7 @@ export interface BrokerCore {
   readonly maxPauseMs: number
   /** Live capabilities. */
   readonly leases: Set<Lease>
+  readonly seen: SeenBlocks
   /** The supervisor of direct access; absent where Xen enforces nothing. */
   readonly direct?: DirectClient
   /** How many of them each delegate has. */

@@ -70,6 +70,7 @@ export class Lease {
     this.#gate = gate
     this.#quota = quota
     this.#meter = core.meter.chain(token)
+    core.seen.add(token)
     this.scope = new ScopedAccess(token.grant, () => [...this.#pauses].find((held) => !held.ending))
     this.#armExpiry()
   }

@@ -28,6 +28,11 @@ export interface OwnLease {
 export interface Revoked {
   /** Live capabilities that ended, at the broker and direct ones. */
   readonly ended: number
+  /**
+   * False if this broker knows of nothing that had the block: no token with it was redeemed since the broker started, no direct
+   * access was given by it, and it was not revoked before. It is revoked all the same.
+   */
+  readonly seen: boolean
   /** Names of service domains that were destroyed. */
   readonly destroyed: readonly string[]
 }
@@ -74,6 +79,7 @@ export class OwnerTarget extends RpcTarget {
     const destroys = parseArgument('hard', HardSchema, hard)
     const core = this.#core
     const { state, clock, recorder } = core
+    const known = core.seen.has(this.#owner, id) || state.revokedAt(this.#owner, id) !== undefined
     const durable = state.revoke(this.#owner, id, clock.now())
     const hit = [...core.leases].filter(({ token }) => token.issuer === this.#owner && token.ids.includes(id))
     // One error for each VM: a hundred of them take longer than all the rest.
@@ -96,7 +102,8 @@ export class OwnerTarget extends RpcTarget {
       details: { ended: hit.length },
     })
     const direct = await this.#endDirect(id, destroys)
-    return { ended: hit.length + direct.ended, destroyed: direct.destroyed }
+    const seen = known || direct.ended > 0
+    return { ended: hit.length + direct.ended, seen, destroyed: direct.destroyed }
   }
 
   /** @throws CloudAppError what kept the supervisor from it; the token is revoked all the same, and it tries again. */

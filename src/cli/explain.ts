@@ -17,7 +17,7 @@ const NEXT: Readonly<Partial<Record<CloudAppErrorCode, string>>> = {
   ERR_CLOUDAPP_EXPIRED: "ask the VM's owner for a new delegation, or a new pass",
   ERR_CLOUDAPP_TOKEN: 'use the token exactly as it was handed over, for the VM and the broker it names',
   ERR_CLOUDAPP_PROOF:
-    'use the private key of the party the token was delegated to; a pass at the service domain it names; a signed manifest',
+    'use the private key of the party the token was delegated to; a pass at the service domain it names',
   ERR_CLOUDAPP_AUDIT: 'do not trust the log past the record named above; compare with the last head you were handed',
   ERR_CLOUDAPP_PROTOCOL: 'check that the endpoint is a service of this package and of a fitting version',
   ERR_CLOUDAPP_TIMEOUT: 'check that the other side runs, and try again',
@@ -26,6 +26,14 @@ const NEXT: Readonly<Partial<Record<CloudAppErrorCode, string>>> = {
 
 /** The same where the error says which of its kinds it is: by its code and `details.reason`. */
 const NEXT_BY_REASON: Readonly<Record<string, string>> = {
+  'ERR_CLOUDAPP_NOT_FOUND not-listening':
+    'start what listens there, the broker by `cloudapp broker --config FILE`; or name the place where it does listen',
+  'ERR_CLOUDAPP_TOKEN widening':
+    'ask for no more than the token has of what is named above; `cloudapp token inspect` shows what it allows',
+  'ERR_CLOUDAPP_PROOF unsigned': 'its publisher signs it: `cloudapp manifest sign FILE --key KEY`',
+  'ERR_CLOUDAPP_PROOF publisher': 'get the manifest from the publisher you expect: this one is by somebody else',
+  'ERR_CLOUDAPP_PROOF signature':
+    'get the manifest anew from its publisher, or, if that is you, sign it anew: `cloudapp manifest sign`',
   'ERR_CLOUDAPP_DENIED wider': 'look at what is marked with !; give --wider to consent to it too',
   'ERR_CLOUDAPP_DENIED consent': 'run it on a terminal, or give --yes to consent to what is shown',
 }

@@ -7,13 +7,16 @@ export function manifestWords({ title, name, version, vendor, rights, publishes,
   const words = [`${title} (${name} ${version}) by ${vendor}`]
   for (const { right, reason, optional } of rights) {
     const asks = optional === true ? 'It would like to' : 'It must be able to'
-    words.push(`${asks} ${RIGHTS[right].allows} (${right}). They say: ${reason} Risk: ${RIGHTS[right].risk}.`)
+    words.push(`${asks} ${RIGHTS[right].allows} (${right}). They say: ${sentence(reason)} Risk: ${RIGHTS[right].risk}.`)
   }
   if (rights.length === 0) words.push('It asks for no right.')
   if (publishes.length > 0) words.push(`It gives out ${publishes.join(', ')}.`)
   if (image !== undefined) words.push(`It is the image ${image}.`)
   return words
 }
+
+/** The publisher's words, with the full stop that not every publisher ends them with. */
+const sentence = (text: string): string => (/[.!?…]$/.test(text) ? text : `${text}.`)
 
 /** A difference in plain words. */
 export function changeWords({ what, right, before, after }: ManifestChange): string {

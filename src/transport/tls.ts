@@ -222,7 +222,10 @@ function keyOf(socket: TLSSocket): `ed25519:${string}` | undefined {
 
 function connectError(where: string, cause: NodeJS.ErrnoException): CloudAppError {
   if (['ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH'].includes(cause.code ?? '')) {
-    return new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', `Nobody listens on ${where} (${cause.code})`, { cause })
+    return new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', `Nobody listens on ${where} (${cause.code})`, {
+      details: { reason: 'not-listening' },
+      cause,
+    })
   }
   return new CloudAppError('ERR_CLOUDAPP_CLOSED', `Connecting to ${where} failed: ${cause.message}`, { cause })
 }

@@ -171,7 +171,10 @@ export async function connectUnix(options: ConnectUnixOptions): Promise<Channel>
 
 function connectError(path: string, cause: NodeJS.ErrnoException): CloudAppError {
   if (cause.code === 'ENOENT' || cause.code === 'ECONNREFUSED') {
-    return new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', `Nobody listens on ${path}`, { cause })
+    return new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', `Nobody listens on ${path}`, {
+      details: { reason: 'not-listening' },
+      cause,
+    })
   }
   if (cause.code === 'EACCES' || cause.code === 'EPERM') {
     return new CloudAppError('ERR_CLOUDAPP_DENIED', `This user may not connect to ${path}`, { cause })

@@ -562,10 +562,11 @@ describe('an owner', () => {
     })
     const vm = await holder.redeem<'memory.read'>(granted.token)
     const stranger = await host.connectOwner(host.stranger)
-    expect(await stranger.revoke(granted.blockId)).toEqual({ ended: 0, destroyed: [] })
+    expect(await stranger.revoke(granted.blockId)).toEqual({ ended: 0, seen: false, destroyed: [] })
     expect(await read(vm)).toBe(0x1000)
-    expect(await owner.revoke(granted.blockId)).toEqual({ ended: 1, destroyed: [] })
+    expect(await owner.revoke(granted.blockId)).toEqual({ ended: 1, seen: true, destroyed: [] })
     await expect(vm.memory.read(one)).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_REVOKED' })
+    expect(await owner.revoke(granted.blockId)).toMatchObject({ ended: 0, seen: true })
   })
 
   it('revokes with 20 sessions busy: nothing works from then on, and each holder is told', async () => {

@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { connectBroker } from '../../src/broker/client.js'
 import { loadKey } from '../../src/capabilities/key-files.js'
 import { newBootNonce, writeOwners } from '../../src/capabilities/owners.js'
+import type { TokenText } from '../../src/capabilities/token.js'
 import { CloudAppError } from '../../src/errors.js'
 import { syntheticGuest } from '../../src/testing/index.js'
 import { PHYSICAL } from '../../src/vmi/memory.js'
@@ -75,11 +76,48 @@ describe('broker, delegate, revoke', () => {
     expect(Buffer.from(read?.bytes ?? [])).toEqual(readFileSync(file('ram')).subarray(0x1000, 0x1010))
 
     const revoked = await cloudapp(['revoke', blockId, ...owner(), '--json'])
-    expect(JSON.parse(revoked.stdout)).toEqual({ blockId, ended: 1, destroyed: [] })
+    expect(JSON.parse(revoked.stdout)).toEqual({ blockId, ended: 1, seen: true, destroyed: [] })
     await expect(vm.memory.read([{ space: PHYSICAL, at: 0n, length: 8 }])).rejects.toSatisfy((error) =>
       CloudAppError.is(error, 'ERR_CLOUDAPP_REVOKED'),
     )
-    expect((await cloudapp(['revoke', token, ...owner()])).code).toBe(0)
+    expect(await cloudapp(['revoke', token, ...owner()])).toMatchObject({
+      code: 0,
+      stdout: `revoked ${blockId}; 0 live capabilities ended\n`,
+      stderr: '',
+    })
+  })
+
+  it('takes back a token in a file, and not what that was derived from', async () => {
+    const terms = ['--vm', 'web-1', '--to', file('sd.key.pub'), '--rights', 'memory.read,vm.info', '--expires', '10m']
+    await cloudapp(['delegate', ...owner(), ...terms, '--out', file('whole.token')])
+    const narrow = ['token', 'attenuate', file('whole.token'), '--key', file('sd.key'), '--rights', 'vm.info', '--json']
+    const { blockId } = JSON.parse((await cloudapp([...narrow, '--out', file('narrow.token')])).stdout)
+    await using connection = await connectBroker({ path: ready.socket, key: await loadKey(file('sd.key')) })
+    const text = (name: string) => readFileSync(file(name), 'utf8').trim() as TokenText
+    const [whole, derived] = [
+      await connection.redeem(text('whole.token')),
+      await connection.redeem(text('narrow.token')),
+    ]
+    const revoked = await cloudapp(['revoke', file('narrow.token'), ...owner()])
+    expect(revoked).toMatchObject({ code: 0, stdout: `revoked ${blockId}; 1 live capability ended\n`, stderr: '' })
+    expect([whole.closed.aborted, derived.closed.aborted]).toEqual([false, true])
+  })
+
+  it('records the revocation of a block it has never seen, and says so', async () => {
+    const block = 'ab'.repeat(16)
+    const typo = await cloudapp(['revoke', block, ...owner()])
+    expect(typo).toMatchObject({ code: 0, stderr: expect.stringContaining('has seen no such block') })
+    expect(JSON.parse((await cloudapp(['revoke', 'cd'.repeat(16), ...owner(), '--json'])).stdout).seen).toBe(false)
+    expect((await cloudapp(['revoke', block, ...owner()])).stderr).toBe('')
+    const nothing = await cloudapp(['revoke', 'abc', ...owner()])
+    expect(nothing).toMatchObject({ code: 2, stderr: expect.stringContaining("cloudapp revoke: 'abc' is no block id") })
+  })
+
+  it('is to be started where nobody listens', async () => {
+    const absent = ['--broker', file('no.sock'), '--key', file('owner.key')]
+    expect((await cloudapp(['revoke', 'ab'.repeat(16), ...absent])).stderr).toMatch(
+      /what to do: .*cloudapp broker --config/,
+    )
   })
 
   it('is reached over TLS too, by its key', async () => {

@@ -66,7 +66,7 @@ async function actions(): Promise<string[]> {
 
 it('ends direct access when the owner revokes at the broker', async () => {
   expect(tools.on.get('ca_a')).toBe(true)
-  expect(await owner.revoke(granted.blockId)).toEqual({ ended: 1, destroyed: [] })
+  expect(await owner.revoke(granted.blockId)).toEqual({ ended: 1, seen: true, destroyed: [] })
   expect(tools.on.get('ca_a')).toBe(false)
   expect(tools.domains).toHaveLength(3)
   expect(await actions()).toEqual(['direct.end allowed'])
@@ -76,7 +76,7 @@ it('ends direct access when the owner revokes at the broker', async () => {
 })
 
 it('destroys the service domain when it is revoked hard, and records it', async () => {
-  expect(await owner.revoke(granted.blockId, { hard: true })).toEqual({ ended: 1, destroyed: ['ids'] })
+  expect(await owner.revoke(granted.blockId, { hard: true })).toMatchObject({ ended: 1, destroyed: ['ids'] })
   expect(tools.domains.map(({ domid }) => domid)).toEqual([2, 3])
   expect(await actions()).toEqual(['host.destroy allowed ids', 'direct.end allowed'])
 })
