@@ -26,8 +26,10 @@ export interface OwnLease {
 
 /** What revoking did. */
 export interface Revoked {
-  /** Live capabilities that ended, at the broker and direct ones. */
+  /** Capabilities that lived at the broker and ended. */
   readonly ended: number
+  /** Leases of direct access that ended (docs/flask.md). A capability can have both; one right can have two of these. */
+  readonly direct: number
   /**
    * False if this broker knows of nothing that had the block: no token with it was redeemed since the broker started, no direct
    * access was given by it, and it was not revoked before. It is revoked all the same.
@@ -103,7 +105,7 @@ export class OwnerTarget extends RpcTarget {
     })
     const direct = await this.#endDirect(id, destroys)
     const seen = known || direct.ended > 0
-    return { ended: hit.length + direct.ended, seen, destroyed: direct.destroyed }
+    return { ended: hit.length, direct: direct.ended, seen, destroyed: direct.destroyed }
   }
 
   /** @throws CloudAppError what kept the supervisor from it; the token is revoked all the same, and it tries again. */

@@ -76,7 +76,7 @@ describe('broker, delegate, revoke', () => {
     expect(Buffer.from(read?.bytes ?? [])).toEqual(readFileSync(file('ram')).subarray(0x1000, 0x1010))
 
     const revoked = await cloudapp(['revoke', blockId, ...owner(), '--json'])
-    expect(JSON.parse(revoked.stdout)).toEqual({ blockId, ended: 1, seen: true, destroyed: [] })
+    expect(JSON.parse(revoked.stdout)).toEqual({ blockId, ended: 1, direct: 0, seen: true, destroyed: [] })
     await expect(vm.memory.read([{ space: PHYSICAL, at: 0n, length: 8 }])).rejects.toSatisfy((error) =>
       CloudAppError.is(error, 'ERR_CLOUDAPP_REVOKED'),
     )

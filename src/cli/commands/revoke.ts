@@ -1,3 +1,4 @@
+import type { Revoked } from '../../broker/owner-target.js'
 import { parseToken } from '../../capabilities/token.js'
 import { CloudAppError } from '../../errors.js'
 import { type Arguments, type Command, UsageError } from '../command.js'
@@ -31,14 +32,18 @@ export const command: Command = {
         return 0
       }
       for (const name of revoked.destroyed) out.line(`destroyed ${name}`)
-      const { ended } = revoked
-      out.line(`revoked ${blockId}; ${ended} live ${ended === 1 ? 'capability' : 'capabilities'} ended`)
+      out.line(`revoked ${blockId}; ${endedWords(revoked)}`)
       // A revocation of what is still to come must work, so a mistyped one does as well.
       if (!revoked.seen)
         out.note('since it started, this broker has seen no such block: if it should have, compare the id')
       return 0
     })
   },
+}
+
+function endedWords({ ended, direct }: Revoked): string {
+  const live = `${ended} live ${ended === 1 ? 'capability' : 'capabilities'} ended`
+  return direct === 0 ? live : `${live}, and ${direct} ${direct === 1 ? 'lease' : 'leases'} of direct access`
 }
 
 /** The id that is given, or that of the last block of the token that is. */

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { readAudit } from '../../../src/broker/audit/index.js'
 import { type Broker, openBroker } from '../../../src/broker/broker.js'
-import { connectOwner, type Granted, type OwnerConnection } from '../../../src/broker/client.js'
+import { connectBroker, connectOwner, type Granted, type OwnerConnection } from '../../../src/broker/client.js'
 import { DirectClient, type Supervisor, superviseDirect } from '../../../src/broker/direct/index.js'
 import { readRevocations } from '../../../src/broker/state.js'
 import { KeyPair } from '../../../src/capabilities/keys.js'
@@ -14,6 +14,7 @@ import { syntheticGuest } from '../../../src/testing/index.js'
 import { Toolstack, uuid } from './toolstack.js'
 
 const alice = KeyPair.generate()
+const holder = KeyPair.generate()
 let folder = ''
 let tools: Toolstack
 let supervisor: Supervisor
@@ -35,8 +36,7 @@ beforeEach(async () => {
     supervisor: supervisor.socket,
   })
   owner = await connectOwner({ channel: broker.connect(), key: alice })
-  const to = KeyPair.generate().publicKey
-  granted = await owner.delegate({ vm: 'web', to, rights: ['memory.read'], expires: '10m' })
+  granted = await owner.delegate({ vm: 'web', to: holder.publicKey, rights: ['memory.read'], expires: '10m' })
   await new DirectClient(supervisor.socket).start({
     id: 'f'.repeat(32),
     service: { domid: 1, uuid: uuid(1), name: 'ids' },
@@ -66,7 +66,7 @@ async function actions(): Promise<string[]> {
 
 it('ends direct access when the owner revokes at the broker', async () => {
   expect(tools.on.get('ca_a')).toBe(true)
-  expect(await owner.revoke(granted.blockId)).toEqual({ ended: 1, seen: true, destroyed: [] })
+  expect(await owner.revoke(granted.blockId)).toEqual({ ended: 0, direct: 1, seen: true, destroyed: [] })
   expect(tools.on.get('ca_a')).toBe(false)
   expect(tools.domains).toHaveLength(3)
   expect(await actions()).toEqual(['direct.end allowed'])
@@ -75,8 +75,15 @@ it('ends direct access when the owner revokes at the broker', async () => {
   expect(revoked(KeyPair.generate().publicKey, granted.blockId)).toBe(false)
 })
 
+it('tells what ended at the broker from what was direct', async () => {
+  const connection = await connectBroker({ channel: broker.connect(), key: holder })
+  await connection.redeem(granted.token)
+  expect(await owner.revoke(granted.blockId)).toMatchObject({ ended: 1, direct: 1 })
+  await connection.close()
+})
+
 it('destroys the service domain when it is revoked hard, and records it', async () => {
-  expect(await owner.revoke(granted.blockId, { hard: true })).toMatchObject({ ended: 1, destroyed: ['ids'] })
+  expect(await owner.revoke(granted.blockId, { hard: true })).toMatchObject({ ended: 0, direct: 1, destroyed: ['ids'] })
   expect(tools.domains.map(({ domid }) => domid)).toEqual([2, 3])
   expect(await actions()).toEqual(['host.destroy allowed ids', 'direct.end allowed'])
 })

@@ -204,7 +204,7 @@ describe('direct access', () => {
     await ids.run(`${hold}; timeout 200 sh -c 'until grep -q opened /tmp/hold; do sleep 0.3; done'; cat /tmp/hold`, {
       timeoutMs: 230_000,
     })
-    expect(await customer.revoke('alice', block)).toMatchObject({ ended: 1, destroyed: [] })
+    expect(await customer.revoke('alice', block)).toMatchObject({ direct: 1, destroyed: [] })
     expect(await map(ids, web)).toBe(EACCES)
     const ended = `timeout 100 sh -c 'until grep -q ended /tmp/hold; do sleep 0.3; done'; cat /tmp/hold`
     const lines = (await ids.run(ended, { timeoutMs: 120_000 })).stdout.trim().split('\n')
@@ -230,7 +230,7 @@ describe('direct access', () => {
       OPEN.map(({ name }) => name),
     )
     await holds(rogue, other)
-    expect(await customer.revoke('bob', hard, true)).toMatchObject({ ended: 1, destroyed: ['rogue'] })
+    expect(await customer.revoke('bob', hard, true)).toMatchObject({ direct: 1, destroyed: ['rogue'] })
     expect(await running('rogue')).toBe(false)
     expect(await customer.audit()).toMatch(/host\.destroy/)
     // Nobody holds the client's memory any more: it goes at once when it ends. A page still mapped would keep it in the list.
@@ -327,7 +327,7 @@ describe('a private client', () => {
 
   it('is taken back by the one switch that is left, for good', async () => {
     // Two leases: of the right's own switch, and since the lock of the one for all.
-    expect(await customer.revoke('alice', block)).toMatchObject({ ended: 2, destroyed: [] })
+    expect(await customer.revoke('alice', block)).toMatchObject({ direct: 2, destroyed: [] })
     expect(await map(guard, vault)).toBe(EACCES)
     const { status, stderr } = await xen.dom0.run('flask-set-bool ca_live 1', { check: false })
     expect(status).not.toBe(0)

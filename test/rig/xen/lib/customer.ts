@@ -119,7 +119,11 @@ export class Customer {
   }
 
   /** As the owner, at the broker. */
-  async revoke(owner: string, block: string, hard = false): Promise<{ ended: number; destroyed: string[] }> {
+  async revoke(
+    owner: string,
+    block: string,
+    hard = false,
+  ): Promise<{ ended: number; direct: number; destroyed: string[] }> {
     const words = `revoke --broker ${AT}/broker.sock --key ${AT}/${owner}.key --json ${hard ? '--hard' : ''} ${block}`
     return JSON.parse((await this.cloudapp(words)).stdout)
   }
