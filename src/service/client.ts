@@ -2,7 +2,7 @@ import type { KeyPair } from '../capabilities/keys.js'
 import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
 import type { Channel } from '../transport/channel.js'
-import { connectEndpoint, parseEndpoint } from '../transport/endpoint.js'
+import { checkEndpoint, connectEndpoint } from '../transport/endpoint.js'
 import { readArtifact } from './client-artifacts.js'
 import { ask, ClientLink, type Connect } from './client-link.js'
 import {
@@ -126,8 +126,8 @@ export class SdClient implements AsyncDisposable {
   }
 
   /**
-   * Connects to a service domain: an {@link Endpoint} as `discover` gives it, `unix:/path`, a path,
-   * `tls:HOST:PORT#ed25519:…` (with the service domain's key), or a way to open a channel.
+   * Connects to a service domain: an {@link Endpoint} as `discover` gives it, a path or `unix:/path`,
+   * `tls:HOST:PORT#ed25519:…` (with the service domain's key), `vchan:NAME`, or a way to open a channel.
    *
    * @throws CloudAppError `ERR_CLOUDAPP_CLOSED` or `ERR_CLOUDAPP_TIMEOUT` if it can not be reached,
    *   `ERR_CLOUDAPP_UNSUPPORTED` if it speaks no version this client knows, `ERR_CLOUDAPP_ABORTED`, `ERR_CLOUDAPP_PROOF` or
@@ -217,12 +217,9 @@ export function opener(endpoint: Endpoint | string | (() => Promise<Channel>), k
   if (typeof text !== 'string' || text === '') {
     throw new CloudAppError(
       'ERR_CLOUDAPP_INVALID_ARGUMENT',
-      'An endpoint is unix:/path, a path, tls:HOST:PORT#ed25519:…, or what discover gives',
+      'An endpoint is a path, unix:/path, tls:HOST:PORT#ed25519:…, vchan:NAME, or what discover gives',
     )
   }
-  const parsed = parseEndpoint(text)
-  if (parsed.kind === 'unix' && !/^[/.]/.test(parsed.path)) {
-    throw new CloudAppError('ERR_CLOUDAPP_UNSUPPORTED', `No transport for ${text.slice(0, 100)}; known: unix:/path`)
-  }
+  checkEndpoint(text, key && { key })
   return (signal) => connectEndpoint(text, { ...(key && { key }), ...(signal && { signal }) })
 }

@@ -19,7 +19,7 @@ const TLS = /^tls:(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253})):(\d{1,5}
 const VCHAN = /^vchan:(?:(\d{1,5})\/)?([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)$/
 
 /**
- * Reads an endpoint: `/path` or `unix:/path`, a unix socket; `tls:HOST:PORT`, TLS over TCP (an IPv6 address in brackets),
+ * Reads an endpoint: a path or `unix:/path`, a unix socket; `tls:HOST:PORT`, TLS over TCP (an IPv6 address in brackets),
  * to connect to with `#ed25519:…` after it, the key of who listens there; `vchan:NAME`, a service that dom0 announces to this
  * domain or has this domain serve, or `vchan:DOMID/NAME`, with that domain only.
  *
@@ -83,7 +83,7 @@ export interface ConnectEndpointOptions {
  */
 export async function connectEndpoint(text: string, options: ConnectEndpointOptions = {}): Promise<Channel> {
   const endpoint = parseEndpoint(text)
-  const { key, timeout, signal } = options
+  const { timeout, signal } = options
   const limits = { ...(timeout === undefined ? {} : { timeout }), ...(signal === undefined ? {} : { signal }) }
   if (endpoint.kind === 'unix') {
     const { connectUnix } = await import('./unix.js')
@@ -94,14 +94,35 @@ export async function connectEndpoint(text: string, options: ConnectEndpointOpti
     return connectVchanService(endpoint, limits)
   }
   const { host, port } = endpoint
-  const peer = endpoint.peer ?? options.peer
+  const ends = tlsEnds(endpoint, options)
+  const { connectTls } = await import('./tls.js')
+  return connectTls({ host, port, ...ends, ...limits })
+}
+
+/**
+ * Refuses what could never be connected to, for who connects later than they are told to.
+ *
+ * @throws CloudAppError as {@link parseEndpoint}; `ERR_CLOUDAPP_INVALID_ARGUMENT` for TLS as {@link connectEndpoint}
+ */
+export function checkEndpoint(text: string, options: Pick<ConnectEndpointOptions, 'key' | 'peer'> = {}): void {
+  const endpoint = parseEndpoint(text)
+  if (endpoint.kind === 'tls') tlsEnds(endpoint, options)
+}
+
+function tlsEnds(
+  endpoint: Extract<ParsedEndpoint, { kind: 'tls' }>,
+  { key, peer = endpoint.peer }: Pick<ConnectEndpointOptions, 'key' | 'peer'>,
+): { readonly key: TlsKey; readonly peer: string } {
   if (key === undefined) throw needs('a key of this side')
   if (peer === undefined) throw needs("the other side's public key, as tls:HOST:PORT#ed25519:…")
-  if (options.peer !== undefined && options.peer !== peer) {
-    throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `${text} names another key than ${options.peer}`)
+  if (endpoint.peer !== undefined && endpoint.peer !== peer) {
+    const { host, port } = endpoint
+    throw new CloudAppError(
+      'ERR_CLOUDAPP_INVALID_ARGUMENT',
+      `tls:${host}:${port}#${endpoint.peer} names another key than ${peer}`,
+    )
   }
-  const { connectTls } = await import('./tls.js')
-  return connectTls({ host, port, key, peer, ...limits })
+  return { key, peer }
 }
 
 export interface ListenEndpointOptions {

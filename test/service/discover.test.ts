@@ -72,6 +72,11 @@ describe('SdClient.connect', () => {
     const gone = SdClient.connect(join(temporaryFolder(), 'none.sock'))
     await expect(gone).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_NOT_FOUND' })
     await expect(SdClient.connect('vchan:1/x')).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_UNSUPPORTED' })
+    // A path needs no mark of one; that nobody listens there is what is wrong.
+    for (const relative of ['none.sock', 'unix:none.sock', './none.sock']) {
+      await expect(SdClient.connect(relative)).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_NOT_FOUND' })
+    }
+    await expect(SdClient.connect('http://x')).rejects.toThrow(/known: unix:\/path, tls:HOST:PORT, vchan:NAME/)
     await expect(SdClient.connect('')).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_INVALID_ARGUMENT' })
     await expect(SdClient.connect('/x', { timeout: 1 } as never)).rejects.toMatchObject({
       code: 'ERR_CLOUDAPP_UNKNOWN_OPTION',
