@@ -9,9 +9,10 @@ export interface Outcome {
   readonly stderr: string
 }
 
-/** Runs the built `cloudapp` as a user would. */
-export function cloudapp(args: readonly string[], env: Record<string, string> = {}): Promise<Outcome> {
+/** Runs the built `cloudapp` as a user would, in the folder `cwd`. */
+export function cloudapp(args: readonly string[], env: Record<string, string> = {}, cwd = '.'): Promise<Outcome> {
   const child = spawn(process.execPath, [main, ...args], {
+    cwd,
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...env },
   })

@@ -69,6 +69,17 @@ describe('cloudapp findings list', () => {
     expect(stdout.trim().split('\n')).toHaveLength(3)
   })
 
+  it('takes a path as the shell shows it, from the folder it is in', async () => {
+    for (const relative of ['sd.sock', 'unix:sd.sock', './sd.sock']) {
+      const listed = await cloudapp(['findings', 'list', '--endpoint', relative, '--json'], {}, folder)
+      expect(JSON.parse(listed.stdout)).toHaveLength(2)
+    }
+    const checked = await cloudapp(['conform', 'sd.sock', '--only', 'describe'], {}, folder)
+    expect(checked).toMatchObject({ code: 0, stderr: '' })
+    const none = await cloudapp(['gateway', '--endpoint', 'http://x', '--port', '0'])
+    expect(none).toMatchObject({ code: 1, stdout: '', stderr: expect.stringContaining('There is no transport http') })
+  })
+
   it('prints OCSF objects, filtered', async () => {
     const all = JSON.parse((await cloudapp(['findings', 'list', '--endpoint', endpoint, '--json'])).stdout)
     expect(all).toHaveLength(2)

@@ -262,6 +262,10 @@ describe('the gateway', () => {
     expect(said.find((r) => r?.type === 'error')?.error?.code).toBe('ERR_CLOUDAPP_LIMIT')
     await expect(open(sd, { host: '0.0.0.0' })).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_INVALID_ARGUMENT' })
     await expect(open(sd, { secret: 'short' })).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_INVALID_ARGUMENT' })
+    // What can never be reached is no gateway that listens; a service domain that is not there yet may come.
+    await expect(open(sd, { endpoint: 'http://x' })).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_UNSUPPORTED' })
+    await expect(open(sd, { endpoint: 'tls:x:1' })).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_INVALID_ARGUMENT' })
+    expect((await (await open(sd, { endpoint: 'none.sock' })).ask('/v1/health')).status).toBe(503)
     await expect(open(sd, { hots: '::1' } as never)).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_UNKNOWN_OPTION' })
   })
 

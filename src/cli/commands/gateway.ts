@@ -15,7 +15,12 @@ export const command: Command = {
     'With --json one document is printed when it is ready. SIGTERM and SIGINT end it.',
   ].join('\n'),
   options: {
-    endpoint: { type: 'string', value: 'SOCKET', required: true, help: "the service domain's unix socket" },
+    endpoint: {
+      type: 'string',
+      value: 'SOCKET',
+      required: true,
+      help: 'the service domain: a unix socket, vchan:NAME or tls:…',
+    },
     host: { type: 'string', value: 'ADDRESS', help: 'IP address to listen on (127.0.0.1); others need --tls-cert' },
     port: { type: 'string', value: 'N', help: 'port to listen on (8460); 0 takes any' },
     'secret-file': {

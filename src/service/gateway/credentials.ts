@@ -3,6 +3,7 @@ import { isPublicKey, type PublicKey } from '../../capabilities/keys.js'
 import { verifyPass } from '../../capabilities/pass.js'
 import { CloudAppError } from '../../errors.js'
 import { SdClient } from '../client.js'
+import type { Connect } from '../client-link.js'
 
 /** Connections to the service domain at once, one for each bearer. */
 const CLIENTS = 64
@@ -24,13 +25,13 @@ interface Entry {
  * forwarded; the local secret stands for the gateway's own user.
  */
 export class Credentials {
-  readonly #endpoint: Parameters<typeof SdClient.connect>[0]
+  readonly #connect: Connect
   readonly #secret: Uint8Array | undefined
   readonly #entries = new Map<string, Entry>()
   #service: PublicKey | undefined
 
-  constructor(endpoint: Parameters<typeof SdClient.connect>[0], secret: string | undefined) {
-    this.#endpoint = endpoint
+  constructor(connect: Connect, secret: string | undefined) {
+    this.#connect = (signal) => connect(signal).catch(away)
     this.#secret = secret === undefined ? undefined : digest(secret)
   }
 
@@ -44,7 +45,7 @@ export class Credentials {
     let entry = this.#entries.get(name)
     if (!entry) {
       this.#makeRoom()
-      const client = SdClient.connect(this.#endpoint, {
+      const client = SdClient.connect(this.#connect, {
         name: 'cloudapp gateway',
         reconnectMs: 0,
         ...(!local && { pass: bearer }),
@@ -79,7 +80,7 @@ export class Credentials {
   }
 
   async #serviceKey(): Promise<PublicKey> {
-    await using client = await SdClient.connect(this.#endpoint, { name: 'cloudapp gateway', reconnectMs: 0 })
+    await using client = await SdClient.connect(this.#connect, { name: 'cloudapp gateway', reconnectMs: 0 })
     const { service } = await client.describe()
     if (isPublicKey(service.key)) return service.key
     throw new CloudAppError('ERR_CLOUDAPP_UNSUPPORTED', 'The service domain names no key that a pass could be for')
@@ -105,6 +106,12 @@ export class Credentials {
       () => undefined,
     )
   }
+}
+
+/** A socket that is not there is a service domain that is away: "not found" would say that of what was asked for. */
+function away(error: unknown): never {
+  if (!CloudAppError.is(error, 'ERR_CLOUDAPP_NOT_FOUND')) throw error
+  throw new CloudAppError('ERR_CLOUDAPP_CLOSED', `The service domain is away: ${error.message}`, { cause: error })
 }
 
 function digest(text: string): Uint8Array {

@@ -4,6 +4,7 @@ import { type AddressInfo, BlockList, isIP } from 'node:net'
 import { CloudAppError } from '../../errors.js'
 import { checkOptions } from '../../options.js'
 import type { Channel } from '../../transport/channel.js'
+import { opener } from '../client.js'
 import type { Endpoint } from '../discover.js'
 import { send, sendError, sendJson } from './answer.js'
 import { Credentials } from './credentials.js'
@@ -56,8 +57,10 @@ loopback.addAddress('::1', 'ipv6')
  * Serves the standard interface as plain HTTP and JSON, for `curl` and for a SIEM: the same methods, the same answers, and
  * for each bearer what the service domain shows it. `/openapi.json` describes it.
  *
+ * The service domain may be away when it opens: requests are answered 503 until it is back.
+ *
  * @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT` for an address that is not loopback without TLS, or one that can not
- *   be listened on.
+ *   be listened on; this or `ERR_CLOUDAPP_UNSUPPORTED` for an endpoint that can never be reached.
  */
 export async function openGateway(options: GatewayOptions): Promise<Gateway> {
   checkOptions('openGateway', options, ['endpoint', 'host', 'port', 'tls', 'secret'])
@@ -69,7 +72,7 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
     throw misused(`${host} is not loopback: bearers would cross the network in the clear; give it a certificate`)
   }
   if (secret !== undefined && secret.length < 32) throw misused('a secret has at least 32 characters')
-  const gateway = new HttpGateway(new Credentials(options.endpoint, secret), tls)
+  const gateway = new HttpGateway(new Credentials(opener(options.endpoint), secret), tls)
   await gateway.listen(host, port)
   return gateway
 }
