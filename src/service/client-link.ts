@@ -125,12 +125,7 @@ export class ClientLink {
       // A TLS channel has proved the key itself.
       if (key && channel.peer.kind !== 'tls') {
         const { service } = opened
-        const { service: own } = answer('describe', ANSWERS.description, await ask(session, () => service.describe()))
-        const made = makePass(key, {
-          service: parsePublicKey(own.key ?? ''),
-          expires: Date.now() + PASS_LIFE,
-          channel: channel.binding,
-        })
+        const made = channelPass(key, channel, await ask(session, () => service.describe(), signal))
         opened = await ask(session, () => session.remote.open({ ...hello, pass: made }), signal)
       }
       const { version } = answer('open', ANSWERS.open, opened)
@@ -147,6 +142,16 @@ export class ClientLink {
       throw error
     }
   }
+}
+
+/** A pass for one channel, by a customer's key: who is at its other end can use it nowhere else. `described` is not checked yet. */
+export function channelPass(key: KeyPair, channel: Channel, described: unknown): string {
+  const { service } = answer('describe', ANSWERS.description, described)
+  return makePass(key, {
+    service: parsePublicKey(service.key ?? ''),
+    expires: Date.now() + PASS_LIFE,
+    channel: channel.binding,
+  })
 }
 
 /** One call in a session. What the other side offers may not be what it should: calling that is an error of its. */

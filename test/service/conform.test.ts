@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { RpcTarget } from 'capnweb'
 import { describe, expect, it } from 'vitest'
+import { KeyPair } from '../../src/capabilities/keys.js'
 import { type CheckResult, Subject } from '../../src/service/conform/check.js'
 import { CHECKS, conform, runCheck } from '../../src/service/conform/conform.js'
 import { ClientState } from '../../src/service/interface/asker.js'
@@ -64,6 +65,18 @@ describe('conform', () => {
     expect(skipped).toEqual(['findings.acknowledge', 'run.events', 'run.cancel', 'artifacts.read'])
     const empty = failures(await conform(async () => sd.channel('nobody')))
     expect(empty).toEqual([])
+  })
+
+  it('asks as a customer, by a key', async () => {
+    const sd = await populated()
+    const key = KeyPair.generate()
+    const outcomes = async () => {
+      const results = await conform(async () => sd.channel('nobody'), { key, only: 'findings.get' })
+      return [...new Set(results.map(({ outcome }) => outcome))]
+    }
+    expect(await outcomes()).toContain('skipped')
+    sd.store.owners.set(WEB.uuid, key.publicKey)
+    expect(await outcomes()).toEqual(['passed'])
   })
 
   // Each breaks one rule; the check that finds it is named.
@@ -209,7 +222,7 @@ describe('conform', () => {
     // These two are about what must be taken, and what no reader can pass over.
     const rest = ['frames.truncated', 'frames.cut-anywhere', 'frames.oversize', 'session.calls']
     for (const check of names.filter(({ name }) => !rest.includes(name))) {
-      const subject = new Subject(async () => lax(sd), undefined)
+      const subject = new Subject(async () => lax(sd))
       const { outcome, why } = await runCheck(check, subject, 150)
       expect({ name: check.name, outcome, why }).toEqual({
         name: check.name,

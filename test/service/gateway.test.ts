@@ -209,6 +209,18 @@ describe('the gateway', () => {
     expect((await closed.ask('/v1/findings')).status).toBe(401)
   })
 
+  it('asks with its key, where it has one, for who bears the secret and for nobody else', async () => {
+    const { sd } = await populated()
+    const alice = KeyPair.generate()
+    sd.store.owners.set(WEB.uuid, alice.publicKey)
+    const { ask } = await open(sd, { key: alice }, 'nobody')
+    const count = async (bearer?: string) =>
+      ((await (await ask('/v1/findings', bearer === undefined ? {} : { bearer })).json()) as { findings: [] }).findings
+        .length
+    expect(await count()).toBe(2)
+    expect(await count(makePass(KeyPair.generate(), { service: sd.key.publicKey, expires: '1h' }))).toBe(0)
+  })
+
   it('refuses what it does not know, and bounds what it takes', async () => {
     const { sd, uid } = await populated()
     const { ask, gateway } = await open(sd)

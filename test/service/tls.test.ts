@@ -2,8 +2,11 @@ import { join } from 'node:path'
 import { expect, it, vi } from 'vitest'
 import { KeyPair } from '../../src/capabilities/keys.js'
 import { signManifest } from '../../src/capabilities/manifest-sign.js'
+import { makePass } from '../../src/capabilities/pass.js'
 import { SdClient } from '../../src/service/client.js'
+import { conform } from '../../src/service/conform/conform.js'
 import { ServiceDomain } from '../../src/service/domain.js'
+import { openGateway } from '../../src/service/gateway/gateway.js'
 import { PHYSICAL } from '../../src/vmi/index.js'
 import { Host } from '../broker/host.js'
 import { later, temporaryFolder } from './support.js'
@@ -53,6 +56,18 @@ it('a service domain looks through a broker over TLS, and its clients ask over T
   expect(await count(friend)).toEqual(['A hidden process'])
   expect(await count(host.owner)).toEqual(['A hidden process'])
   expect(await count(KeyPair.generate())).toEqual([])
+  const checks = await conform(endpoint, { key: friend, only: 'findings.list' })
+  expect(new Set(checks.map(({ outcome }) => outcome))).toEqual(new Set(['passed']))
+  const secret = 'local-secret-of-more-than-32-characters'
+  const gateway = await openGateway({ endpoint, key: friend, secret })
+  later(() => gateway.close())
+  const seen = async (bearer: string) => {
+    const answer = await fetch(`${gateway.url}/v1/findings`, { headers: { authorization: `Bearer ${bearer}` } })
+    return ((await answer.json()) as { findings: [] }).findings.length
+  }
+  expect(await seen(secret)).toBe(1)
+  // The gateway's key shows nothing to who bears a pass.
+  expect(await seen(makePass(KeyPair.generate(), { service: host.holder.publicKey, expires: '1m' }))).toBe(0)
   await expect(SdClient.connect(endpoint)).rejects.toThrow(/key of this side/)
   const wrong = endpoint.replace(host.holder.publicKey, host.stranger.publicKey)
   await expect(SdClient.connect(wrong, { key: friend })).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_DENIED' })

@@ -1,6 +1,7 @@
+import { loadKey } from '../../capabilities/key-files.js'
 import type { CheckResult } from '../../service/conform/check.js'
 import { conform } from '../../service/conform/conform.js'
-import type { Command } from '../command.js'
+import { type Command, UsageError } from '../command.js'
 import { readTextFile } from '../files.js'
 import { printable } from '../output.js'
 
@@ -12,6 +13,7 @@ export const command: Command = {
     'skipped otherwise. Nothing is changed unless --run or --acknowledge say so. Exit code 1 if a check failed.',
   ].join('\n'),
   options: {
+    key: { type: 'string', value: 'FILE', help: 'ask as a customer: the private key; tls:… needs one' },
     pass: { type: 'string', value: 'FILE', help: 'ask as a customer: a file with a pass (cloudapp pass)' },
     run: { type: 'boolean', help: 'ask for scans too' },
     acknowledge: { type: 'boolean', help: 'acknowledge a finding too' },
@@ -20,13 +22,15 @@ export const command: Command = {
   positionals: [{ name: 'ENDPOINT', help: 'a unix socket, vchan:NAME or tls:…', required: true }],
   json: true,
   async run({ args, out, signal }) {
-    const [pass, only] = [args.text('pass'), args.text('only')]
+    const [key, pass, only] = [args.text('key'), args.text('pass'), args.text('only')]
+    if (key !== undefined && pass !== undefined) throw new UsageError('--key and --pass: give one of them')
     const results = await conform(args.positionals[0] ?? '', {
       signal,
       run: args.flag('run'),
       acknowledge: args.flag('acknowledge'),
       onResult: (result) => tell(result, (line) => out.line(line)),
       ...(only !== undefined && { only }),
+      ...(key !== undefined && { key: await loadKey(key) }),
       ...(pass !== undefined && { pass: (await readTextFile(pass, 4096, 'the pass')).trim() }),
     })
     const count = (outcome: CheckResult['outcome']) => results.filter((r) => r.outcome === outcome).length

@@ -1,4 +1,4 @@
-import { openSecret } from '../../capabilities/key-files.js'
+import { loadKey, openSecret } from '../../capabilities/key-files.js'
 import { openGateway } from '../../service/gateway/gateway.js'
 import { integerOf } from '../arguments.js'
 import { type Command, UsageError } from '../command.js'
@@ -21,6 +21,7 @@ export const command: Command = {
       required: true,
       help: 'the service domain: a unix socket, vchan:NAME or tls:…',
     },
+    key: { type: 'string', value: 'FILE', help: 'the private key to ask with: tls:… needs one' },
     host: { type: 'string', value: 'ADDRESS', help: 'IP address to listen on (127.0.0.1); others need --tls-cert' },
     port: { type: 'string', value: 'N', help: 'port to listen on (8460); 0 takes any' },
     'secret-file': {
@@ -33,12 +34,14 @@ export const command: Command = {
   },
   json: true,
   async run({ args, out, signal }) {
-    const [host, file, cert, key] = ['host', 'secret-file', 'tls-cert', 'tls-key'].map((name) => args.text(name))
+    const [host, file, own] = ['host', 'secret-file', 'key'].map((name) => args.text(name))
+    const [cert, key] = ['tls-cert', 'tls-key'].map((name) => args.text(name))
     if ((cert === undefined) !== (key === undefined)) throw new UsageError('--tls-cert and --tls-key go together')
     const pem = (path: string) => readTextFile(path, MAX_PEM, 'the PEM file')
     await using gateway = await openGateway({
       endpoint: args.need('endpoint'),
       port: integerOf('port', args.text('port') ?? '8460', 65_535),
+      ...(own !== undefined && { key: await loadKey(own) }),
       ...(host !== undefined && { host }),
       ...(file !== undefined && { secret: await openSecret(file) }),
       ...(cert !== undefined && key !== undefined && { tls: { cert: await pem(cert), key: await pem(key) } }),

@@ -1,6 +1,8 @@
+import type { KeyPair } from '../../capabilities/keys.js'
 import { CloudAppError, type CloudAppErrorCode } from '../../errors.js'
 import type { Channel } from '../../transport/channel.js'
 import { openSession, type Session } from '../../transport/session.js'
+import { channelPass } from '../client-link.js'
 import type { Description, WireFinding, WirePage, WireRoot, WireService } from '../interface/protocol.js'
 
 /** How a check ended. */
@@ -43,8 +45,8 @@ export class Subject {
 
   constructor(
     connect: () => Promise<Channel>,
-    /** A pass to show; the channel's peer otherwise. */
-    readonly pass: string | undefined,
+    /** A pass to show, or a key to make one with for each channel; the channel's peer otherwise. */
+    readonly as: { readonly pass?: string | undefined; readonly key?: KeyPair | undefined } = {},
   ) {
     this.#connect = connect
   }
@@ -58,18 +60,27 @@ export class Subject {
 
   /** A session of which nothing was asked yet. */
   async session(): Promise<Session<Disposable & WireRoot>> {
+    return this.#begin(await this.channel())
+  }
+
+  async open(): Promise<Opened> {
     const channel = await this.channel()
+    const session = this.#begin(channel)
+    const ask = (pass?: string) =>
+      session.settle(session.remote.open({ version: 1, ...(pass !== undefined && { pass }) }))
+    const { pass, key } = this.as
+    const opened = await ask(pass)
+    // A TLS channel has proved the key itself.
+    if (key === undefined || channel.peer.kind === 'tls') return { session, ...opened }
+    const described = await call(session, () => opened.service.describe())
+    return { session, ...(await ask(channelPass(key, channel, described))) }
+  }
+
+  #begin(channel: Channel): Session<Disposable & WireRoot> {
     const limits = { frameBytes: 8 * 1024 * 1024, depth: 16, items: 65_536 }
     const session = openSession<never>(channel, { limits }) as unknown as Session<Disposable & WireRoot>
     this.#sessions.push(session)
     return session
-  }
-
-  async open(): Promise<Opened> {
-    const session = await this.session()
-    const { pass } = this
-    const answered = await session.settle(session.remote.open({ version: 1, ...(pass !== undefined && { pass }) }))
-    return { session, ...answered }
   }
 
   /** Ends what a check has opened. */

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { KeyPair } from '../../capabilities/keys.js'
 import { CloudAppError } from '../../errors.js'
 import { checkOptions } from '../../options.js'
 import type { Channel } from '../../transport/channel.js'
@@ -13,6 +14,8 @@ import { STREAM_CHECKS } from './streams.js'
 export interface ConformOptions {
   /** A pass to ask with; otherwise as who the transport says. */
   readonly pass?: string
+  /** A customer's key to ask with, instead of a pass. A TLS endpoint needs a key, a customer's or any other. */
+  readonly key?: KeyPair
   /** Asks for scans too, which makes the service domain look at VMs. */
   readonly run?: boolean
   /** Acknowledges a finding too, which changes it. */
@@ -41,9 +44,9 @@ export async function conform(
   endpoint: Endpoint | string | (() => Promise<Channel>),
   options: ConformOptions = {},
 ): Promise<CheckResult[]> {
-  checkOptions('conform', options, ['pass', 'run', 'acknowledge', 'only', 'onResult', 'signal'])
-  const { signal, only = '', onResult } = options
-  const connect = opener(endpoint)
+  checkOptions('conform', options, ['pass', 'key', 'run', 'acknowledge', 'only', 'onResult', 'signal'])
+  const { signal, only = '', onResult, pass, key } = options
+  const connect = opener(endpoint, key)
   await (await connect(signal)).close()
   const results: CheckResult[] = []
   for (const check of CHECKS.filter(({ name }) => name.startsWith(only))) {
@@ -52,7 +55,7 @@ export async function conform(
     const result: CheckResult =
       allow !== undefined && options[allow] !== true
         ? { name, what, outcome: 'skipped', why: `not allowed: ${allow}` }
-        : { name, what, ...(await runCheck(check, new Subject(() => connect(signal), options.pass))) }
+        : { name, what, ...(await runCheck(check, new Subject(() => connect(signal), { pass, key }))) }
     results.push(result)
     onResult?.(result)
   }

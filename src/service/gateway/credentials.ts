@@ -1,5 +1,5 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
-import { isPublicKey, type PublicKey } from '../../capabilities/keys.js'
+import { isPublicKey, type KeyPair, type PublicKey } from '../../capabilities/keys.js'
 import { verifyPass } from '../../capabilities/pass.js'
 import { CloudAppError } from '../../errors.js'
 import { SdClient } from '../client.js'
@@ -27,12 +27,15 @@ interface Entry {
 export class Credentials {
   readonly #connect: Connect
   readonly #secret: Uint8Array | undefined
+  /** The gateway's own user as a customer. */
+  readonly #key: KeyPair | undefined
   readonly #entries = new Map<string, Entry>()
   #service: PublicKey | undefined
 
-  constructor(connect: Connect, secret: string | undefined) {
+  constructor(connect: Connect, secret: string | undefined, key: KeyPair | undefined) {
     this.#connect = (signal) => connect(signal).catch(away)
     this.#secret = secret === undefined ? undefined : digest(secret)
+    this.#key = key
   }
 
   /** @throws CloudAppError `ERR_CLOUDAPP_PROOF`, `_EXPIRED`, `_LIMIT`, and what connecting throws. */
@@ -48,7 +51,8 @@ export class Credentials {
       const client = SdClient.connect(this.#connect, {
         name: 'cloudapp gateway',
         reconnectMs: 0,
-        ...(!local && { pass: bearer }),
+        // Never both: the key would stand in for what the pass shows.
+        ...(local ? this.#key && { key: this.#key } : { pass: bearer }),
       })
       const made: Entry = { client, uses: 0, until }
       client.catch(() => this.#entries.get(name) === made && this.#entries.delete(name))

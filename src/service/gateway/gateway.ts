@@ -1,6 +1,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import { type AddressInfo, BlockList, isIP } from 'node:net'
+import type { KeyPair } from '../../capabilities/keys.js'
 import { CloudAppError } from '../../errors.js'
 import { checkOptions } from '../../options.js'
 import type { Channel } from '../../transport/channel.js'
@@ -14,6 +15,11 @@ import { queryOf, type Route, routeOf } from './routes.js'
 export interface GatewayOptions {
   /** The service domain, as `SdClient.connect` takes it. */
   readonly endpoint: Endpoint | string | (() => Promise<Channel>)
+  /**
+   * A customer's key: who bears the secret sees what is that customer's. A TLS endpoint needs a key, a customer's or any
+   * other.
+   */
+  readonly key?: KeyPair
   /** Address to listen on: an IP address. 127.0.0.1 by default; another than loopback needs `tls`. */
   readonly host?: string
   /** 0, any free one, by default. */
@@ -63,16 +69,16 @@ loopback.addAddress('::1', 'ipv6')
  *   be listened on; this or `ERR_CLOUDAPP_UNSUPPORTED` for an endpoint that can never be reached.
  */
 export async function openGateway(options: GatewayOptions): Promise<Gateway> {
-  checkOptions('openGateway', options, ['endpoint', 'host', 'port', 'tls', 'secret'])
+  checkOptions('openGateway', options, ['endpoint', 'key', 'host', 'port', 'tls', 'secret'])
   checkOptions('openGateway tls', options.tls, ['cert', 'key'])
-  const { host = '127.0.0.1', port = 0, tls, secret } = options
+  const { host = '127.0.0.1', port = 0, tls, secret, key } = options
   const family = isIP(host)
   if (family === 0) throw misused(`host is an IP address, not ${JSON.stringify(host).slice(0, 80)}`)
   if (tls === undefined && !loopback.check(host, family === 6 ? 'ipv6' : 'ipv4')) {
     throw misused(`${host} is not loopback: bearers would cross the network in the clear; give it a certificate`)
   }
   if (secret !== undefined && secret.length < 32) throw misused('a secret has at least 32 characters')
-  const gateway = new HttpGateway(new Credentials(opener(options.endpoint), secret), tls)
+  const gateway = new HttpGateway(new Credentials(opener(options.endpoint, key), secret, key), tls)
   await gateway.listen(host, port)
   return gateway
 }
