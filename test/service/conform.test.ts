@@ -67,6 +67,11 @@ describe('conform', () => {
     expect(empty).toEqual([])
   })
 
+  it('refuses to check nothing', async () => {
+    const checked = conform('none.sock', { only: 'findigns' })
+    await expect(checked).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_INVALID_ARGUMENT' })
+  })
+
   it('asks as a customer, by a key', async () => {
     const sd = await populated()
     const key = KeyPair.generate()

@@ -1,6 +1,6 @@
 import { loadKey } from '../../capabilities/key-files.js'
 import type { CheckResult } from '../../service/conform/check.js'
-import { conform } from '../../service/conform/conform.js'
+import { CHECKS, conform } from '../../service/conform/conform.js'
 import { type Command, UsageError } from '../command.js'
 import { readTextFile } from '../files.js'
 import { printable } from '../output.js'
@@ -24,6 +24,10 @@ export const command: Command = {
   async run({ args, out, signal }) {
     const [key, pass, only] = [args.text('key'), args.text('pass'), args.text('only')]
     if (key !== undefined && pass !== undefined) throw new UsageError('--key and --pass: give one of them')
+    if (only !== undefined && !CHECKS.some(({ name }) => name.startsWith(only))) {
+      const names = [...new Set(CHECKS.map(({ name }) => name.split('.')[0]))]
+      throw new UsageError(`--only ${only} leaves no check: their names begin with ${names.join(', ')}`)
+    }
     const results = await conform(args.positionals[0] ?? '', {
       signal,
       run: args.flag('run'),

@@ -20,7 +20,7 @@ export interface ConformOptions {
   readonly run?: boolean
   /** Acknowledges a finding too, which changes it. */
   readonly acknowledge?: boolean
-  /** Only checks whose name begins so. */
+  /** Only checks whose name begins so; one at least. */
   readonly only?: string
   /** Told of each result as it is there. */
   readonly onResult?: (result: CheckResult) => void
@@ -38,7 +38,8 @@ export const CHECKS: readonly Check[] = [...OPENING_CHECKS, ...FINDING_CHECKS, .
  * asks, and as a hostile one; nothing is changed unless `run` or `acknowledge` allow it. What needs findings is skipped
  * where there are none: let it have some.
  *
- * @throws CloudAppError what connecting throws, if it can not be reached at all; `ERR_CLOUDAPP_ABORTED`
+ * @throws CloudAppError what connecting throws, if it can not be reached at all; `ERR_CLOUDAPP_ABORTED`;
+ *   `ERR_CLOUDAPP_INVALID_ARGUMENT` if `only` leaves no check
  */
 export async function conform(
   endpoint: Endpoint | string | (() => Promise<Channel>),
@@ -46,10 +47,14 @@ export async function conform(
 ): Promise<CheckResult[]> {
   checkOptions('conform', options, ['pass', 'key', 'run', 'acknowledge', 'only', 'onResult', 'signal'])
   const { signal, only = '', onResult, pass, key } = options
+  const checks = CHECKS.filter(({ name }) => name.startsWith(only))
+  if (checks.length === 0) {
+    throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `conform: no check's name begins with '${only}'`)
+  }
   const connect = opener(endpoint, key)
   await (await connect(signal)).close()
   const results: CheckResult[] = []
-  for (const check of CHECKS.filter(({ name }) => name.startsWith(only))) {
+  for (const check of checks) {
     if (signal?.aborted) throw new CloudAppError('ERR_CLOUDAPP_ABORTED', 'The checks were given up')
     const { name, what, allow } = check
     const result: CheckResult =
