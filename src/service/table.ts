@@ -25,16 +25,20 @@ const COLUMNS: readonly Column[] = [
   { title: 'SEVERITY', least: 8, of: (f) => f.severity },
   { title: 'TITLE', least: 16, of: (f) => f.finding_info.title },
   { title: 'VM', least: 8, of: (f) => f.resources[0]?.name ?? f.resources[0]?.uid ?? '' },
-  { title: 'PROCESS / MODULE', least: 12, drop: 2, of: subject },
+  { title: 'PROCESS / MODULE', least: 12, drop: 3, of: subject },
   { title: 'STATUS', least: 6, of: (f) => (f.status_id === 2 ? 'Seen' : f.status_id === 4 ? 'Closed' : 'New') },
   { title: 'FIRST SEEN', least: 9, drop: 1, of: (f, now) => time(f.finding_info.first_seen_time, now) },
   { title: 'LAST SEEN', least: 9, of: (f, now) => time(f.finding_info.last_seen_time, now) },
-  { title: 'COUNT', least: 5, right: true, of: (f) => String(f.count) },
+  { title: 'COUNT', least: 5, right: true, drop: 2, of: (f) => String(f.count) },
 ]
 
 // SGR of ECMA-48: bold red, red, yellow, cyan.
 const COLORS: Readonly<Record<number, string>> = { 6: '1;31', 5: '1;31', 4: '31', 3: '33', 2: '36' }
 const GAP = 2
+
+/** Characters of a uid: 32 bits, which seldom meet among findings that a person looks at; a whole uuid. */
+const UID_LEAST = 8
+const UID_MOST = 36
 
 /**
  * Findings as a table of text: a head and a line for each, cut to the width. Strings that come from a hostile VM can not
@@ -48,7 +52,7 @@ export function findingsTable(
   const width = options.width ?? 120
   const now = options.now ?? Date.now()
   const plain = findings.map((item) => ('finding' in item ? item.finding : item) as DetectionFinding)
-  const columns = columnsFor(width)
+  const columns = columnsFor(width, [...COLUMNS, uidColumn(plain)])
   const rows = plain.map((f) => columns.map((column) => escapeText(column.of(f, now))))
   const widths = fitWidths(columns, rows, width)
   const lines = [columns.map((column) => column.title), ...rows].map((row, line) => {
@@ -71,6 +75,17 @@ export function escapeText(text: string): string {
     const code = c.codePointAt(0) as number
     return code < 0x100 ? `\\x${code.toString(16).padStart(2, '0')}` : `\\u{${code.toString(16)}}`
   })
+}
+
+/**
+ * The end of each uid, as long as tells these findings apart: it is random, where the beginning of a uuid of version 7 is the
+ * time, and the same for findings of one scan.
+ */
+function uidColumn(findings: readonly DetectionFinding[]): Column {
+  const uids = new Set(findings.map((f) => f.finding_info.uid))
+  let length = UID_LEAST
+  while (length < UID_MOST && new Set([...uids].map((uid) => uid.slice(-length))).size < uids.size) length++
+  return { title: 'UID', least: length, of: (f) => f.finding_info.uid.slice(-length) }
 }
 
 /** What in the VM it is about: processes and modules of the evidence, without repeats. */
@@ -106,10 +121,10 @@ function time(at: number, now: number): string {
 }
 
 /** Those that a line of this width has room for at their least. */
-function columnsFor(width: number): readonly Column[] {
-  let columns = COLUMNS
+function columnsFor(width: number, all: readonly Column[]): readonly Column[] {
+  let columns = all
   const least = () => columns.reduce((sum, column) => sum + column.least, GAP * (columns.length - 1))
-  for (let drop = 1; drop <= 2 && least() > width; drop++) columns = columns.filter((column) => column.drop !== drop)
+  for (let drop = 1; drop <= 3 && least() > width; drop++) columns = columns.filter((column) => column.drop !== drop)
   return columns
 }
 

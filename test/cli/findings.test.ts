@@ -140,8 +140,8 @@ describe('cloudapp findings watch', () => {
     await vi.waitFor(() => expect(shown).toMatch(/SEVERITY +TITLE[\s\S]*Test IDS: live/), { timeout: 60_000 })
     await sd.close()
     sd = await start()
-    await sd.findings.raise({ id: 'after', about, title: 'After the restart', severity: 'critical' })
-    await vi.waitFor(() => expect(shown).toContain('After the restart'), { timeout: 60_000 })
+    await sd.findings.raise({ id: 'after', about, title: 'Restarted', severity: 'critical' })
+    await vi.waitFor(() => expect(shown).toContain('Restarted'), { timeout: 60_000 })
     expect(shown).not.toContain('\u001b[8m')
   })
 })
@@ -163,7 +163,18 @@ describe('cloudapp findings show', () => {
     const seen = JSON.parse((await show('--acknowledge', '--comment', 'mine', '--json')).stdout)
     assertOcsf('detection_finding', seen)
     expect(seen).toMatchObject({ status: 'In Progress', comment: 'mine' })
-    expect(await cloudapp(['findings', 'show', '--endpoint', endpoint, 'no-such'])).toMatchObject({ code: 1 })
+    const find = (text: string) => cloudapp(['findings', 'show', '--endpoint', endpoint, text, '--json'])
+    const listed = (await cloudapp(['findings', 'list', '--endpoint', endpoint])).stdout
+    const short = /Beside.* (\S+)$/m.exec(listed)?.[1] ?? ''
+    expect(short.length).toBeLessThan(uid.length)
+    expect(JSON.parse((await find(short)).stdout)).toMatchObject({ finding_info: { uid } })
+    // All of these were found in one hour: the time at the beginning of their uids is the same.
+    const several = await find(uid.slice(0, 4))
+    expect(several).toMatchObject({ code: 1, stderr: expect.stringContaining(`Several findings have the uid`) })
+    expect(several.stdout).toContain('ERR_CLOUDAPP_INVALID_ARGUMENT')
+    expect(await find('a')).toMatchObject({ code: 2, stdout: '' })
+    const none = await find('no-such')
+    expect(none).toMatchObject({ code: 1, stdout: expect.stringContaining('ERR_CLOUDAPP_NOT_FOUND') })
   })
 })
 
@@ -200,5 +211,18 @@ describe('cloudapp conform', () => {
     expect(code).toBe(0)
     const { checks } = JSON.parse((await cloudapp(['conform', endpoint, '--only', 'describe', '--json'])).stdout)
     expect(checks).toMatchObject([{ name: 'describe', outcome: 'passed' }])
+    const none = await cloudapp(['conform', endpoint, '--only', 'findigns'])
+    expect(none).toMatchObject({ code: 2, stdout: '', stderr: expect.stringMatching(/open, describe, .*findings/) })
+  })
+
+  it('and the gateway reach it over TLS with a key', async () => {
+    const file = path.join(folder, 'own.key')
+    await cloudapp(['keys', 'generate', file])
+    const tls = `${await sd.listen('tls:127.0.0.1:0')}#${sd.key.publicKey}`
+    expect(await cloudapp(['conform', tls, '--key', file, '--only', 'describe'])).toMatchObject({ code: 0 })
+    const keyless = await cloudapp(['gateway', '--endpoint', tls, '--port', '0'])
+    expect(keyless).toMatchObject({ code: 1, stderr: expect.stringContaining('a key of this side') })
+    const gateway = goesOn(['gateway', '--endpoint', tls, '--key', file, '--port', '0'])
+    expect((await gateway.lines.next()).value).toMatch(/^gateway listens on /)
   })
 })

@@ -7,7 +7,7 @@ import { PRODUCT, WEB } from './support.js'
 
 const at = Date.UTC(2026, 0, 2, 3, 4, 5)
 
-function finding(title: string, name: string, vm = 'web-1') {
+function finding(title: string, name: string, vm = 'web-1', uid = 'u') {
   const draft = draftFinding({
     key: 'k',
     about: { ...WEB, name: vm },
@@ -16,7 +16,7 @@ function finding(title: string, name: string, vm = 'web-1') {
     evidence: [{ process: { pid: 4242, name } }, { module: 'evil' }, { process: { pid: 4242, name } }],
   })
   const state = {
-    uid: 'u',
+    uid,
     change: 'create',
     status: 1,
     revision: 1,
@@ -32,11 +32,27 @@ describe('findingsTable', () => {
   it('shows what a person looks for', () => {
     expect(findingsTable([finding('Hidden process', 'miner')], { width: 140, now: at })).toBe(
       [
-        'SEVERITY  TITLE           VM     PROCESS / MODULE   STATUS  FIRST SEEN         LAST SEEN  COUNT',
-        'Critical  Hidden process  web-1  miner[4242], evil  New     2026-01-01 03:04Z  03:04:05Z      7',
+        'SEVERITY  TITLE           VM     PROCESS / MODULE   STATUS  FIRST SEEN         LAST SEEN  COUNT  UID',
+        'Critical  Hidden process  web-1  miner[4242], evil  New     2026-01-01 03:04Z  03:04:05Z      7  u',
         '',
       ].join('\n'),
     )
+  })
+
+  it('tells findings apart by the end of the uid, whole also on a narrow terminal', () => {
+    const uids = ['019a-7000-1111aaaabbbb', '019a-7000-2222aaaabbbb', '019a-7000-3333ccccdddd']
+    const ends = (of: string[], width: number) =>
+      findingsTable(
+        of.map((uid) => finding('Hidden process '.repeat(9), 'miner', 'web-1', uid)),
+        { width, now: at },
+      )
+        .trimEnd()
+        .split('\n')
+        .slice(1)
+        .map((line) => line.split(/ +/).at(-1))
+    expect(ends(uids.slice(1), 79)).toEqual(['aaaabbbb', 'ccccdddd'])
+    expect(ends(uids, 79)).toEqual(['1aaaabbbb', '2aaaabbbb', '3ccccdddd'])
+    expect(ends([uids[0] as string, uids[0] as string], 200)).toEqual(['aaaabbbb', 'aaaabbbb'])
   })
 
   it('has one line for each finding, within the width, whatever the strings hold', () => {

@@ -4,6 +4,7 @@ import type { SdClient } from '../../service/client.js'
 import type { DetectionFinding } from '../../service/ocsf/types.js'
 import { escapeText } from '../../service/table.js'
 import { type Command, type Output, UsageError } from '../command.js'
+import { findingUid } from '../finding-uid.js'
 import { toJson } from '../output.js'
 import { connectSd, sdOptions } from '../sd-options.js'
 
@@ -17,15 +18,15 @@ export const command: Command = {
     artifact: { type: 'string', value: 'DIGEST', help: 'save this artifact, to --out' },
     out: { type: 'string', value: 'FILE', help: 'a new file for the artifact' },
   },
-  positionals: [{ name: 'UID', help: 'uid of the finding', required: true }],
+  positionals: [{ name: 'UID', help: 'uid of the finding, or the end or beginning of it', required: true }],
   json: true,
   async run({ args, out, signal }) {
-    const uid = args.positionals[0] ?? ''
     const [artifact, file, comment] = [args.text('artifact'), args.text('out'), args.text('comment')]
     if ((artifact === undefined) !== (file === undefined))
       throw new UsageError('--artifact DIGEST goes with --out FILE')
     if (comment !== undefined && !args.flag('acknowledge')) throw new UsageError('--comment goes with --acknowledge')
     await using client = await connectSd(args, { signal, reconnectMs: 0, name: 'cloudapp findings show' })
+    const uid = await findingUid(client, args.positionals[0] ?? '', signal)
     if (artifact !== undefined && file !== undefined) {
       const bytes = await save(client, uid, artifact, file, signal)
       if (out.isJson) out.json({ file, bytes, digest: artifact })
