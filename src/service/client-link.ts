@@ -3,6 +3,7 @@ import { type KeyPair, parsePublicKey } from '../capabilities/keys.js'
 import { makePass } from '../capabilities/pass.js'
 import { CloudAppError, type CloudAppErrorCode } from '../errors.js'
 import type { Channel } from '../transport/channel.js'
+import { deferred } from '../transport/deferred.js'
 import { openSession, type Session } from '../transport/session.js'
 import {
   ANSWERS,
@@ -43,13 +44,22 @@ export interface Open {
   readonly service: WireService & Disposable
 }
 
+/** One attempt to open a session, for all who wait for it, and then the session. */
+interface Opening {
+  readonly opened: Promise<Open>
+  /** Ends the attempt. */
+  readonly stop: AbortController
+  waiting: number
+  settled: boolean
+}
+
 /** One client's connection to a service domain, made again when it is gone. */
 export class ClientLink {
   readonly reconnectMs: number
   readonly #connect: Connect
   readonly #hello: Hello
   readonly #closed = new AbortController()
-  #open: Promise<Open> | undefined
+  #open: Opening | undefined
 
   constructor(connect: Connect, hello: Hello, reconnectMs: number) {
     this.#connect = connect
@@ -61,20 +71,49 @@ export class ClientLink {
     return this.#closed.signal
   }
 
-  /** The open session, or a new one. */
-  open(signal?: AbortSignal): Promise<Open> {
-    if (this.closed.aborted) return Promise.reject(this.closed.reason)
-    if (this.#open) return this.#open
-    const open = this.#begin(signal)
-    this.#open = open
-    const forget = () => {
-      if (this.#open === open) this.#open = undefined
+  /**
+   * The open session, or a new one. Who waits for it waits as long as their own signal lets them, whoever asked first.
+   *
+   * @throws CloudAppError `ERR_CLOUDAPP_ABORTED`, and what connecting throws
+   */
+  async open(signal?: AbortSignal): Promise<Open> {
+    if (this.closed.aborted) throw this.closed.reason
+    this.#open ??= this.#start()
+    const opening = this.#open
+    const aborted = deferred<never>()
+    const onAbort = () => {
+      aborted.reject(new CloudAppError('ERR_CLOUDAPP_ABORTED', 'Connecting was aborted', { cause: signal?.reason }))
     }
-    open.then(({ session }) => {
+    if (signal?.aborted) onAbort()
+    else signal?.addEventListener('abort', onAbort)
+    opening.waiting++
+    try {
+      return await Promise.race([opening.opened, aborted.promise])
+    } finally {
+      signal?.removeEventListener('abort', onAbort)
+      if (--opening.waiting === 0 && !opening.settled) this.#giveUp(opening)
+    }
+  }
+
+  #start(): Opening {
+    const stop = new AbortController()
+    const opening: Opening = { opened: this.#begin(stop.signal), stop, waiting: 0, settled: false }
+    const forget = () => {
+      opening.settled = true
+      if (this.#open === opening) this.#open = undefined
+    }
+    opening.opened.then(({ session }) => {
+      opening.settled = true
       if (session.closed.aborted) forget()
       else session.closed.addEventListener('abort', forget, { once: true })
     }, forget)
-    return open
+    return opening
+  }
+
+  /** Nobody waits any more: the next who asks must not wait for one that got stuck. */
+  #giveUp(opening: Opening): void {
+    opening.stop.abort()
+    if (this.#open === opening) this.#open = undefined
   }
 
   /** One call. A service domain that was restarted since the last call is connected to anew first. */
@@ -102,6 +141,7 @@ export class ClientLink {
         await this.open(signal)
         return
       } catch (again) {
+        if (signal?.aborted) return
         if (!CloudAppError.is(again) || !AWAY.includes(again.code)) throw again
       }
     }
@@ -111,11 +151,14 @@ export class ClientLink {
   /** Idempotent. */
   async close(): Promise<void> {
     if (!this.closed.aborted) this.#closed.abort(new CloudAppError('ERR_CLOUDAPP_CLOSED', 'The client is closed'))
-    const open = await this.#open?.catch(() => undefined)
-    await open?.session.close()
+    const open = this.#open
+    if (open === undefined) return
+    // What waits for a service domain that says nothing would wait for ever.
+    if (!open.settled) this.#giveUp(open)
+    else await open.opened.then(({ session }) => session.close()).catch(() => undefined)
   }
 
-  async #begin(signal?: AbortSignal): Promise<Open> {
+  async #begin(signal: AbortSignal): Promise<Open> {
     const channel = await this.#connect(signal)
     const session = openSession<never>(channel, { limits: LIMITS }) as unknown as Open['session']
     try {
@@ -135,10 +178,11 @@ export class ClientLink {
           `The service domain chose version ${version}; this client speaks ${OLDEST_VERSION} to ${INTERFACE_VERSION}`,
         )
       }
-      if (this.closed.aborted) throw this.closed.reason
+      signal.throwIfAborted()
       return { session, service: opened.service as Open['service'] }
     } catch (error) {
       await session.close()
+      if (this.closed.aborted) throw this.closed.reason
       throw error
     }
   }
