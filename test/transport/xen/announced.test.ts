@@ -1,16 +1,25 @@
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
+import { discover } from '../../../src/service/discover.js'
 import { readOwned } from '../../../src/transport/xen/neighbours.js'
 import { announced } from '../../../src/transport/xen/service.js'
+import { XenStore } from '../../../src/transport/xen/xenstore.js'
 import { strings, XS } from '../../../src/transport/xen/xenstore-wire.js'
 import { daemon, reply } from './daemon.js'
 
-/** A xenstore with one key, whose permissions are these: the owner first, in the letters of xenstore. */
+// As in a domain of Xen: that it is one is known by a file.
+vi.mock('node:fs', async (original) => {
+  const fs = await original<typeof import('node:fs')>()
+  return { ...fs, existsSync: (path: string) => path === '/dev/xen/xenbus' || fs.existsSync(path) }
+})
+
+/** The xenstore of domain 5, with one key, whose permissions are these: the owner first, in the letters of xenstore. */
 function store(value: string | undefined, ...permissions: string[]) {
   return daemon((message, socket) => {
     switch (message.type) {
       case XS.TRANSACTION_START:
         return reply(socket, message, strings('7'))
       case XS.READ:
+        if (Buffer.from(message.body).toString() === 'domid\0') return reply(socket, message, Buffer.from('5'))
         if (value === undefined) return reply(socket, message, strings('ENOENT'), XS.ERROR)
         return reply(socket, message, Buffer.from(value))
       case XS.GET_PERMS:
@@ -55,5 +64,20 @@ describe('a service', () => {
       const malformed = announced(await store(value, 'n0'), 'ids')
       await expect(malformed).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_INVALID_ARGUMENT' })
     }
+  })
+})
+
+describe('discover', () => {
+  it('finds in xenstore what no file announces, and does not believe what others than dom0 may have written', async () => {
+    vi.stubEnv('CLOUDAPP_DISCOVERY', '/none')
+    const found = async (...of: Parameters<typeof store>) => {
+      // The one place of xenstore's socket is the host's own.
+      const open = vi.spyOn(XenStore, 'open').mockResolvedValueOnce(await store(...of))
+      return discover('ids').finally(() => open.mockRestore())
+    }
+    expect(await found('3/ids', 'n0', 'r5')).toEqual({ name: 'ids', endpoint: 'vchan:ids' })
+    await expect(found(undefined)).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_NOT_FOUND' })
+    await expect(found('3/ids', 'n5')).rejects.toMatchObject({ code: 'ERR_CLOUDAPP_DENIED' })
+    vi.unstubAllEnvs()
   })
 })
