@@ -7,7 +7,7 @@ const built = ['test/package/**', 'test/cli/**', 'test/docs/**']
 // Without VMs too, but seconds each: crashes, attacks to exhaustion, scale, whole processes talking. So that `unit` can be run at
 // every turn; `npm test` runs both.
 const long = [
-  'test/broker/{broker,conformance,crash,hostile,events}.test.ts',
+  'test/broker/{broker,conformance,crash,hostile,fair,events}.test.ts',
   'test/broker/audit/crash.test.ts',
   'test/broker/direct/leases.test.ts',
   'test/capabilities/{bounds,properties}.test.ts',

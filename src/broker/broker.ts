@@ -9,6 +9,7 @@ import { checkOptions } from '../options.js'
 import { type Channel, quotaGroup } from '../transport/channel.js'
 import { listenEndpoint } from '../transport/endpoint.js'
 import { memoryChannelPair } from '../transport/memory.js'
+import { Turns } from '../transport/turns.js'
 import { openVm } from '../vmi/sources/open.js'
 import { AuditLog, type AuditLogOptions } from './audit/log.js'
 import { Connection } from './connection.js'
@@ -128,6 +129,7 @@ class OpenBroker implements Broker {
       meter: new Meter(state),
       recorder: new Recorder(audit),
       vms: new VmPool(register, options.open ?? openVm),
+      turns: new Turns(),
       maxPauseMs: options.maxPauseMs ?? 5000,
       leases: new Set(),
       seen: new SeenBlocks(),

@@ -1,15 +1,17 @@
 import { createHash } from 'node:crypto'
+import { setMaxListeners } from 'node:events'
 import { RpcTarget } from 'capnweb'
 import type { Grant } from '../capabilities/caveats.js'
 import type { PublicKey } from '../capabilities/keys.js'
 import { ProofVerifier } from '../capabilities/proof.js'
 import { parseToken } from '../capabilities/token.js'
-import { verifyToken } from '../capabilities/verify.js'
+import { type VerifiedToken, verifyTokenSteps } from '../capabilities/verify.js'
 import { CloudAppError } from '../errors.js'
 import { type Channel, quotaGroup } from '../transport/channel.js'
 import { type Deferred, deferred } from '../transport/deferred.js'
 import { Gate } from '../transport/gate.js'
 import { openSession, type Session } from '../transport/session.js'
+import type { Party } from '../transport/turns.js'
 import type { VmIdentity } from '../vmi/guest.js'
 import { LIMITS } from '../vmi/memory.js'
 import { bindingOf, peerText, transportOf } from './binding.js'
@@ -19,6 +21,7 @@ import { KeySchema, ProofSchema, parseArgument, TokenSchema, type WireProof } fr
 import { SubscriptionQuota } from './held-events.js'
 import { delegateOf, Lease } from './lease.js'
 import { OwnerTarget } from './owner-target.js'
+import { TurnPace } from './pace.js'
 
 /** The version of this interface; a client of another one is told so. */
 export const BROKER_PROTOCOL = 1
@@ -87,6 +90,8 @@ export class Connection {
   readonly group: string
   readonly name: string
   readonly #since = performance.now()
+  /** Whose turn its messages take: its user's or address's, until it has proved whose it is. */
+  #party: Party
   /** Redeemed a token, or is an owner. */
   #proven = false
   #writer = false
@@ -100,12 +105,16 @@ export class Connection {
     this.name = name
     this.peer = peerText(channel)
     this.group = quotaGroup(channel.peer)
+    this.#party = { owner: this.group, session: name }
     this.#verifier = new ProofVerifier(core.key, bindingOf(channel, 'broker'))
     this.#gate = new Gate({ running: 8, weight: LIMITS.resultBytes, queued: 256 })
     this.#session = openSession(channel, {
       main: new BrokerTarget(this),
       limits: { frameBytes: STRANGER_FRAME },
+      turn: () => core.turns.short(this.#party),
     }) as Session<unknown>
+    // Redemptions wait for their turn, or for the end.
+    setMaxListeners(0, this.#session.closed)
     this.#session.closed.addEventListener('abort', () => this.#gone(), { once: true })
   }
 
@@ -137,14 +146,10 @@ export class Connection {
           details: { limit: 'leases', most: MAX_LEASES },
         })
       }
-      const issuer = parseToken(bytes).blocks[0]?.issuer
-      const token = verifyToken(bytes, {
-        broker: core.key.publicKey,
-        ownerOf: core.register.ownerOf,
-        now: core.clock.now(),
-        revoked: (id) => issuer !== undefined && core.state.revokedAt(issuer, id) !== undefined,
-        transport: transportOf(this.#session.channel),
-      })
+      // Anybody can have a token verified: it waits for its turn among the long work of all.
+      const pace = new TurnPace(core.turns, this.#party, this.closed, true)
+      const token = await this.#token(bytes, pace)
+      await pace.next()
       const accept = this.#verify(wire, token)
       const delegate = delegateOf(token)
       if ((core.held.get(delegate) ?? 0) >= MAX_LEASES_OF_DELEGATE) {
@@ -169,6 +174,7 @@ export class Connection {
       // Revoked while the record was written or the VM was opened: the lease's first check would find it, but nobody
       // would have ended it.
       const lease = new Lease(core, token, owned.name, this.name, this.#gate, this.#quota)
+      if (!this.#proven) this.#party = { owner: delegate, session: this.name }
       this.#proven = true
       this.#writer ||= token.grant.rights.includes('memory.write')
       this.#session.setLimits({ frameBytes: this.#writer ? WRITER_FRAME : READER_FRAME })
@@ -203,6 +209,7 @@ export class Connection {
     return this.#guarded('owner.open', async () => {
       const holder = parseArgument('key', KeySchema, key)
       const wire = parseArgument('proof', ProofSchema, proof)
+      await this.#core.turns.long(this.#party, this.closed)
       const hash = createHash('sha256').update(OWNER_CONTEXT).digest()
       const accept = this.#verify(wire, { holder, hash })
       if (!this.#core.register.list().some(({ owner }) => owner === holder)) {
@@ -215,6 +222,7 @@ export class Connection {
         session: this.name,
         peer: this.peer,
       })
+      if (!this.#proven) this.#party = { owner: holder, session: this.name }
       this.#proven = true
       return { accept, owner: new OwnerTarget(this.#core, holder, this.name) }
     })
@@ -236,6 +244,24 @@ export class Connection {
     // It knows.
     this.#leases.delete(number as number)
     this.#core.end(lease, closedError())
+  }
+
+  async #token(bytes: Uint8Array, pace: TurnPace): Promise<VerifiedToken> {
+    const { key, register, clock, state } = this.#core
+    await pace.next()
+    const issuer = parseToken(bytes).blocks[0]?.issuer
+    const steps = verifyTokenSteps(bytes, {
+      broker: key.publicKey,
+      ownerOf: register.ownerOf,
+      now: clock.now(),
+      revoked: (id) => issuer !== undefined && state.revokedAt(issuer, id) !== undefined,
+      transport: transportOf(this.#session.channel),
+    })
+    for (let step = steps.next(); ; step = steps.next()) {
+      if (step.done === true) return step.value
+      await pace.next()
+      if (this.closed.aborted) throw this.closed.reason
+    }
   }
 
   #verify(wire: WireProof, token: { readonly holder: PublicKey; readonly hash: Uint8Array }): Uint8Array {

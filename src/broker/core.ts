@@ -2,6 +2,7 @@ import type { Clock } from '../capabilities/clock.js'
 import type { KeyPair, PublicKey } from '../capabilities/keys.js'
 import type { OwnerRegister } from '../capabilities/owners.js'
 import type { CloudAppError } from '../errors.js'
+import type { Turns } from '../transport/turns.js'
 import type { AuditLog } from './audit/log.js'
 import type { DirectClient } from './direct/client.js'
 import type { Lease } from './lease.js'
@@ -21,6 +22,8 @@ export interface BrokerCore {
   readonly recorder: Recorder
   readonly audit: AuditLog
   readonly vms: VmPool
+  /** Who works when on the broker's one thread. */
+  readonly turns: Turns
   /** Longest pause of a VM at a time, in ms, whatever the token says. */
   readonly maxPauseMs: number
   /** Live capabilities. */

@@ -4,7 +4,7 @@ import { beyondSyscalls } from '../capabilities/syscall-limit.js'
 import { CloudAppError } from '../errors.js'
 import type { EventCounts, EventSupport } from '../vmi/events/source.js'
 import type { GuestVm, VcpuRegisters } from '../vmi/guest.js'
-import { LIMITS, type Space } from '../vmi/memory.js'
+import { type CallOptions, LIMITS, type Space } from '../vmi/memory.js'
 import { BufferSchema, JobSchema, parseArgument, RightSchema, SectionSchema } from './edge.js'
 import type { HeldEvents } from './held-events.js'
 import { type HeldPause, type Lease, type Operation, unsupported } from './lease.js'
@@ -50,7 +50,7 @@ export class DelegationTarget extends RpcTarget {
       return {
         weight: resultBytes,
         touches: () => readTouches(requests),
-        run: async (memory, signal) => encodeReadResults(await memory.read(requests, { signal })),
+        run: async (memory, call) => encodeReadResults(await memory.read(requests, call)),
       }
     })
   }
@@ -62,7 +62,7 @@ export class DelegationTarget extends RpcTarget {
         weight: resultBytes,
         // Where the guest's pointers lead is found out on the way; what the holder names itself is the head.
         touches: () => plans.map(({ space, head }) => ({ space, start: head, end: head + 1n })),
-        run: async (memory, signal) => encodeWalkResults(await memory.walk(plans, { signal })),
+        run: async (memory, call) => encodeWalkResults(await memory.walk(plans, call)),
       }
     })
   }
@@ -73,7 +73,7 @@ export class DelegationTarget extends RpcTarget {
       return {
         weight: request.limit * RUN,
         touches: () => [request],
-        run: async (memory, signal) => encodePagesResult(await memory.pages(request, { signal })),
+        run: async (memory, call) => encodePagesResult(await memory.pages(request, call)),
       }
     })
   }
@@ -84,7 +84,7 @@ export class DelegationTarget extends RpcTarget {
       return {
         weight: request.limit * MATCH,
         touches: () => [request],
-        run: async (memory, signal) => encodeSearchResult(await memory.search(request, { signal })),
+        run: async (memory, call) => encodeSearchResult(await memory.search(request, call)),
       }
     })
   }
@@ -95,7 +95,7 @@ export class DelegationTarget extends RpcTarget {
       return {
         weight: pages * DIGEST,
         touches: () => [request],
-        run: async (memory, signal) => encodeDigestResult(await memory.digest(request, { signal })),
+        run: async (memory, call) => encodeDigestResult(await memory.digest(request, call)),
       }
     })
   }
@@ -112,12 +112,12 @@ export class DelegationTarget extends RpcTarget {
           const touches = requests.map(({ space, at, bytes }) => ({ space, start: at, end: at + BigInt(bytes.length) }))
           checkBefore(lease.token.grant, 'memory.write', touches)
         },
-        run: async (vm, signal) => {
+        run: async (vm, call) => {
           const { memory } = vm
           if (memory?.write === undefined) throw unsupported('memory that can be written', lease.vmName)
           const spaces = requests.map(({ space }) => space)
           return lease.scope.perform(vm, memory, spaces, 'memory.write', async (scoped) =>
-            encodeWriteResults(await (scoped.write as NonNullable<Memory['write']>)(requests, { signal })),
+            encodeWriteResults(await (scoped.write as NonNullable<Memory['write']>)(requests, call)),
           )
         },
         bytes: () => 0,
@@ -204,7 +204,7 @@ export class DelegationTarget extends RpcTarget {
     decode: () => {
       readonly weight: number
       touches(): Iterable<Touch>
-      run(memory: Memory, signal: AbortSignal): Promise<T>
+      run(memory: Memory, call: CallOptions): Promise<T>
     },
   ): Promise<T> {
     const lease = this.#lease
@@ -214,11 +214,11 @@ export class DelegationTarget extends RpcTarget {
       right: 'memory.read',
       weight: Math.min(weight, LIMITS.resultBytes),
       check: () => checkBefore(grant, 'memory.read', touches()),
-      run: (vm, signal) => {
+      run: (vm, call) => {
         const { memory } = vm
         if (memory === undefined) throw unsupported('memory', lease.vmName)
-        if (!isScoped(grant)) return run(memory, signal)
-        return lease.scope.perform(vm, memory, spacesOf(touches()), 'memory.read', (scoped) => run(scoped, signal))
+        if (!isScoped(grant)) return run(memory, call)
+        return lease.scope.perform(vm, memory, spacesOf(touches()), 'memory.read', (scoped) => run(scoped, call))
       },
       bytes: lengthOf,
     }
@@ -234,7 +234,7 @@ export class DelegationTarget extends RpcTarget {
     return lease.run('vm.kernel', {
       right,
       weight: LIMITS.resultBytes / 4,
-      run: async (vm, signal) => part(await vm.kernel({ signal })),
+      run: async (vm, { signal }) => part(await vm.kernel({ signal })),
       bytes: () => 0,
     })
   }

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import type { VmInfo } from '../capabilities/delegation.js'
 import { eventRights } from '../capabilities/event-rights.js'
 import type { PublicKey } from '../capabilities/keys.js'
@@ -10,10 +11,11 @@ import { compileProgram } from '../vmi/events/compile.js'
 import type { EventProgram } from '../vmi/events/program.js'
 import type { EventSupport } from '../vmi/events/source.js'
 import type { GuestVm, PauseScope, VcpuRegisters } from '../vmi/guest.js'
-import { LIMITS } from '../vmi/memory.js'
+import { type CallOptions, LIMITS } from '../vmi/memory.js'
 import type { BrokerCore } from './core.js'
 import { HeldEvents, type SubscriptionQuota } from './held-events.js'
 import type { ChainMeter } from './meter.js'
+import { TurnPace } from './pace.js'
 import { ScopedAccess } from './scope/access.js'
 import { checkBreakpoint, checkProgram } from './scope/programs.js'
 
@@ -25,6 +27,9 @@ export function delegateOf({ blocks }: VerifiedToken): PublicKey {
   return (blocks[0] as VerifiedToken['blocks'][number]).holder
 }
 
+/** What an operation passes on to the memory. */
+export type OperationCall = Required<CallOptions>
+
 /** One operation as the lease sees it. */
 export interface Operation<T> {
   readonly right: Right
@@ -34,8 +39,8 @@ export interface Operation<T> {
   record?(): Promise<void>
   /** Refuses what the grant's scope does not reach. */
   check?(): void
-  /** The operation itself; `signal` ends it between slices. */
-  run(vm: GuestVm, signal: AbortSignal): Promise<T>
+  /** The operation itself: its signal ends it between slices, its pace says when they are. */
+  run(vm: GuestVm, call: OperationCall): Promise<T>
   /** Bytes of guest data in the result. */
   bytes(result: T): number
 }
@@ -71,6 +76,8 @@ export class Lease {
     this.#quota = quota
     this.#meter = core.meter.chain(token)
     core.seen.add(token)
+    // Each operation under way waits for its turn, or for the end.
+    setMaxListeners(0, this.#ended.signal)
     this.scope = new ScopedAccess(token.grant, () => [...this.#pauses].find((held) => !held.ending))
     this.#armExpiry()
   }
@@ -157,7 +164,7 @@ export class Lease {
       right: 'vcpu.read',
       weight: 4096,
       bytes: (registers) => registers.length * 128,
-      run: async (vm, signal) => {
+      run: async (vm, { signal }) => {
         if (vm.vcpus === undefined) throw unsupported('registers', this.vmName)
         return vm.vcpus.registers({ signal })
       },
@@ -281,15 +288,20 @@ export class Lease {
     this.#alive()
     const vm = await this.#core.vms.get(this.uuid)
     this.#alive()
-    if (job === 0) return operation.run(vm, this.#ended.signal)
+    if (job === 0) return operation.run(vm, this.#call(this.#ended.signal))
     if (this.#jobs.has(job)) throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `The job ${job} runs already`)
     const cancel = new AbortController()
     this.#jobs.set(job, cancel)
     try {
-      return await operation.run(vm, AbortSignal.any([this.#ended.signal, cancel.signal]))
+      return await operation.run(vm, this.#call(AbortSignal.any([this.#ended.signal, cancel.signal])))
     } finally {
       this.#jobs.delete(job)
     }
+  }
+
+  #call(signal: AbortSignal): OperationCall {
+    const party = { owner: this.delegate, session: this.session }
+    return { signal, pace: new TurnPace(this.#core.turns, party, signal) }
   }
 
   #alive(): void {
@@ -351,7 +363,7 @@ export class HeldPause {
   }
 }
 
-async function infoOf(vm: GuestVm, signal: AbortSignal): Promise<VmInfo> {
+async function infoOf(vm: GuestVm, { signal }: OperationCall): Promise<VmInfo> {
   const own = (vm as GuestVm & { info?(): Promise<VmInfo> }).info
   if (own !== undefined) return own.call(vm)
   const vcpus = (await vm.vcpus?.registers({ signal }))?.length ?? 0

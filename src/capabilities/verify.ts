@@ -62,11 +62,24 @@ export interface VerifyOptions {
  *   `ERR_CLOUDAPP_REVOKED` (`details.block` is the id of the revoked block).
  */
 export function verifyToken(token: Uint8Array, options: VerifyOptions): VerifiedToken {
+  const steps = verifyTokenSteps(token, options)
+  for (;;) {
+    const { done, value } = steps.next()
+    if (done === true) return value
+  }
+}
+
+/**
+ * The same in steps of one signature, for who has others waiting: a chain of sixteen blocks takes milliseconds.
+ *
+ * @throws CloudAppError as {@link verifyToken}
+ */
+export function* verifyTokenSteps(token: Uint8Array, options: VerifyOptions): Generator<void, VerifiedToken> {
   checkOptions('verifyToken', options, ['broker', 'ownerOf', 'now', 'revoked', 'transport'])
   const parsed = parseToken(token)
   const grant = grantOf(parsed.blocks)
   const issuer = checkPlace(parsed, grant, options)
-  const blocks = checkSignatures(parsed, issuer)
+  const blocks = yield* checkSignatures(parsed, issuer)
   const ids = blocks.map(({ id }) => id)
   checkLife(grant, ids, options)
   const holder = (blocks[blocks.length - 1] as VerifiedBlock).holder
@@ -103,19 +116,21 @@ function checkVmOwner(vm: VmRef, issuer: PublicKey, ownerOf: VerifyOptions['owne
   }
 }
 
-function checkSignatures({ signed, blocks }: ParsedToken, issuer: PublicKey): VerifiedBlock[] {
+function* checkSignatures({ signed, blocks }: ParsedToken, issuer: PublicKey): Generator<void, VerifiedBlock[]> {
   let link = ROOT_LINK
   let signer = issuer
-  return signed.map((block, i) => {
+  const checked: VerifiedBlock[] = []
+  for (const [i, block] of signed.entries()) {
+    yield
     if (!verifySignature(signer, signedBytes(link, block.payload), block.signature)) {
       throw tokenError('signature', `block ${i} is not signed by ${i === 0 ? 'the issuer' : 'the holder before it'}`, i)
     }
     const content = blocks[i] as (typeof blocks)[number]
-    const verified = { id: content.id, signer, holder: content.holder, narrowing: content.narrowing }
+    checked.push({ id: content.id, signer, holder: content.holder, narrowing: content.narrowing })
     link = nextLink(link, block)
     signer = content.holder
-    return verified
-  })
+  }
+  return checked
 }
 
 function checkLife(

@@ -237,7 +237,7 @@ export class BufferMemory implements GuestMemory {
   }
 
   #begin(options?: CallOptions): void {
-    checkOptions('memory call', options, ['signal'])
+    checkOptions('memory call', options, ['signal', 'pace'])
     if (options?.signal?.aborted === true) {
       throw new CloudAppError('ERR_CLOUDAPP_ABORTED', 'the call was aborted', { cause: options.signal.reason })
     }

@@ -30,6 +30,11 @@ export interface SessionOptions {
   readonly allowStubs?: boolean
   /** Whether the peer may open byte streams. False by default. */
   readonly allowStreams?: boolean
+  /**
+   * Waits until a message of the peer may be handled; asked before each, returns nothing if it may be at once. Without, the
+   * event loop turns after each millisecond of one peer's messages.
+   */
+  readonly turn?: () => Promise<void> | undefined
 }
 
 /** A capnweb session over one channel. Closing it closes the channel. */
@@ -67,12 +72,11 @@ class FrameTransport {
   limits: SessionLimits
   onEnd: (reason: unknown) => void = () => {}
   #room: Deferred<void> | undefined
-  /** Resolves when the event loop has turned since the slice began. */
-  #turn: Promise<void> | undefined
-  #sliceEnd = 0
+  readonly #turn: () => Promise<void> | undefined
 
-  constructor(channel: Channel, limits: SessionLimits, guard: Guard) {
+  constructor(channel: Channel, limits: SessionLimits, guard: Guard, turn = ownTurn()) {
     this.#channel = channel
+    this.#turn = turn
     this.limits = limits
     this.guard = guard
     this.#frames = new FrameReader(limits)
@@ -96,6 +100,8 @@ class FrameTransport {
 
   async receive(): Promise<unknown> {
     for (;;) {
+      // Making sense of bytes is work as well. What is to be seen after it is seen as it is when the turn has come.
+      if (this.#frames.partial) await this.#turn()
       if (this.#channel.queued > OUT_HIGH_WATER) await this.#channel.drained()
       // While this side waits for answers it must read on, or two peers that call each other would stop for good.
       while (this.#full()) {
@@ -104,7 +110,6 @@ class FrameTransport {
       }
       const frame = this.#frames.next()
       if (frame !== undefined) {
-        await this.#fair()
         this.guard.incoming(frame.value, frame.size)
         return frame.value
       }
@@ -128,20 +133,25 @@ class FrameTransport {
     if (this.#channel.closed.aborted || this.guard.awaited > 0) return false
     return this.guard.running >= this.limits.running || this.guard.runningBytes > this.limits.runningBytes
   }
+}
 
-  /** Lets the event loop turn when this peer has had its slice, so that a flood of messages starves nobody. */
-  async #fair(): Promise<void> {
-    if (this.#turn !== undefined) {
-      if (performance.now() < this.#sliceEnd) return
-      await this.#turn
-    }
-    this.#sliceEnd = performance.now() + SLICE
-    this.#turn = new Promise((resolve) => {
+/** Lets the event loop turn when a peer has had its slice, so that a flood of messages starves nobody. */
+function ownTurn(): () => Promise<void> | undefined {
+  /** Resolves when the event loop has turned since the slice began. */
+  let turned: Promise<void> | undefined
+  let end = 0
+  const begin = (): undefined => {
+    end = performance.now() + SLICE
+    turned = new Promise((resolve) => {
       setImmediate(() => {
-        this.#turn = undefined
+        turned = undefined
         resolve()
       })
     })
+  }
+  return () => {
+    if (turned === undefined) return begin()
+    return performance.now() < end ? undefined : turned.then(begin)
   }
 }
 
@@ -156,11 +166,11 @@ export function openSession<T extends RpcCompatible<T>>(
   channel: Channel,
   options: SessionOptions = {},
 ): Session<RpcStub<T>> {
-  checkOptions('openSession', options, ['main', 'limits', 'allowStubs', 'allowStreams'])
+  checkOptions('openSession', options, ['main', 'limits', 'allowStubs', 'allowStreams', 'turn'])
   checkOptions('openSession limits', options.limits, Object.keys(SESSION_LIMITS))
   const limits = { ...SESSION_LIMITS, ...options.limits }
   const guard = new Guard(limits, options.allowStubs ?? false, options.allowStreams ?? false)
-  return new OpenSession<T>(channel, new FrameTransport(channel, limits, guard), options.main)
+  return new OpenSession<T>(channel, new FrameTransport(channel, limits, guard, options.turn), options.main)
 }
 
 class OpenSession<T extends RpcCompatible<T>> implements Session<RpcStub<T>> {

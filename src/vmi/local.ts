@@ -29,6 +29,7 @@ import {
   type WriteRequest,
   type WriteResult,
 } from './memory.js'
+import { OwnPace } from './pace.js'
 
 /** Where a region of guest-physical memory lies in a RAM file. All in bytes. */
 export interface RamRegion {
@@ -59,12 +60,8 @@ export interface LocalMemoryOptions {
 
 const OPTIONS = ['path', 'regions', 'writable', 'pause'] as const
 
-/** Microseconds one crossing may hold the thread. */
-const SLICE = 1000
-/** Of a synchronous call: more than an hour, so that one crossing is enough. */
+/** Microseconds of a synchronous call: more than an hour, so that one crossing is enough. */
 const UNSLICED = 0xffff_ffff
-
-const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
 
 /**
  * A guest's memory in a file that is mapped here: a running QEMU's RAM backend, or a raw dump.
@@ -74,7 +71,8 @@ const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
  * that made it. While the source's {@link PauseState} says that the VM has not run since the last call, upper levels are
  * kept from call to call; {@link LocalMemory.invalidate} drops them for somebody who changes the tables by other means.
  *
- * **Slices.** A call works at most a millisecond at a time and then lets the event loop turn; `sync` does not.
+ * **Slices.** A call works at most a millisecond at a time and then lets the event loop turn, or as its `pace` says; `sync`
+ * does not.
  *
  * Every verb throws `ERR_CLOUDAPP_INVALID_ARGUMENT` or `ERR_CLOUDAPP_LIMIT` on misuse, before any work is done;
  * `ERR_CLOUDAPP_CLOSED` after close, the reason given to revoke after that, `ERR_CLOUDAPP_ABORTED` by its signal,
@@ -94,8 +92,8 @@ export class LocalMemory implements GuestMemory {
   #cachedIn: number | undefined
   #closed = false
   #revoked: CloudAppError | undefined
-  /** performance.now() when a call last let the event loop turn. */
-  #turned = 0
+  /** Of calls that bring none. Shared, as many short calls in a row must not hold the thread either. */
+  readonly #pace = new OwnPace()
 
   private constructor(shim: Shim, handle: number, options: Pick<LocalMemoryOptions, 'writable' | 'pause'>) {
     this.#shim = shim
@@ -218,14 +216,19 @@ export class LocalMemory implements GuestMemory {
   }
 
   async #run<T>(operation: Operation<T>, options?: CallOptions): Promise<T> {
-    const signal = options?.signal
+    const { signal, pace = this.#pace } = options ?? {}
     throwIfAborted(signal)
-    // Many short calls in a row must not hold the thread either: a promise that is already settled lets nobody in.
-    if (performance.now() - this.#turned > SLICE / 1000) await this.#turn(signal)
+    const wait = pace.next()
+    // The usual short call costs no turn of the promises either.
+    let budget = typeof wait === 'number' ? wait : await wait
+    throwIfAborted(signal)
     const workspace = this.#borrow()
     try {
       const before = this.#pausedIn()
-      while (!this.#step(operation, workspace, SLICE)) await this.#turn(signal)
+      while (!this.#step(operation, workspace, budget)) {
+        budget = await pace.next()
+        throwIfAborted(signal)
+      }
       return operation.result(before !== undefined && before === this.#pausedIn())
     } finally {
       this.#spare.push(workspace)
@@ -249,12 +252,6 @@ export class LocalMemory implements GuestMemory {
     const flags = pausedIn !== undefined && pausedIn === this.#cachedIn ? CA_KEEP : 0
     this.#cachedIn = pausedIn
     return operation.step({ shim: this.#shim, handle: this.#handle, flags, budget }, workspace)
-  }
-
-  async #turn(signal: AbortSignal | undefined): Promise<void> {
-    await turn()
-    this.#turned = performance.now()
-    throwIfAborted(signal)
   }
 
   #borrow(): Workspace {

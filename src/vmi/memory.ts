@@ -231,9 +231,20 @@ export interface DigestResult {
   readonly consistent: boolean
 }
 
+/** Says when a call may work, and for how long: whoever serves many callers on one thread shares it among them by this. */
+export interface Pace {
+  /**
+   * Asked before each slice of a call. Microseconds that it may hold the thread from now on, at least 1; a promise where it
+   * has to wait first. After a wait the call looks at its signal, which may have ended the wait.
+   */
+  next(): number | Promise<number>
+}
+
 export interface CallOptions {
   /** Stops the call between two slices with ERR_CLOUDAPP_ABORTED. */
   readonly signal?: AbortSignal
+  /** Without, a local source works about a millisecond at a time, and lets the event loop turn between. */
+  readonly pace?: Pace
 }
 
 /** What one call can ask for. A request past a bound throws ERR_CLOUDAPP_LIMIT before any work is done. */

@@ -14,6 +14,9 @@ export type Proof = { challenge: Uint8Array; nonce: Uint8Array; signature: Uint8
 export interface RawStub {
   read(message: Uint8Array, job: number): Promise<Uint8Array>
   write(message: Uint8Array, job: number): Promise<Uint8Array>
+  search(message: Uint8Array, job: number): Promise<Uint8Array>
+  digest(message: Uint8Array, job: number): Promise<Uint8Array>
+  walk(message: Uint8Array, job: number): Promise<Uint8Array>
   registers(): Promise<unknown>
   pause(): Promise<unknown>
 }
@@ -47,15 +50,26 @@ export class RawHolder {
   }
 
   async present(token: Uint8Array, proof: Proof): Promise<RawStub> {
-    const remote = this.session.remote as { redeem(token: Uint8Array, proof: Proof): Promise<{ delegation: RawStub }> }
-    return (await this.session.settle(remote.redeem(token, proof))).delegation
+    return (await this.#present(token, proof)).delegation
   }
 
   async redeem(token: Uint8Array): Promise<RawStub> {
     return this.present(token, await this.prove(token))
   }
 
+  /** Redeems, and tells only the broker's number of the capability, by which it is released. */
+  async number(token: Uint8Array): Promise<number> {
+    return (await this.#present(token, await this.prove(token))).number
+  }
+
   close(): Promise<void> {
     return this.session.close()
+  }
+
+  #present(token: Uint8Array, proof: Proof): Promise<{ delegation: RawStub; number: number }> {
+    const remote = this.session.remote as {
+      redeem(token: Uint8Array, proof: Proof): Promise<{ delegation: RawStub; number: number }>
+    }
+    return this.session.settle(remote.redeem(token, proof))
   }
 }

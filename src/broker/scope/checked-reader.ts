@@ -1,10 +1,7 @@
 import type { AddressRange } from '../../capabilities/ranges.js'
 import type { CloudAppError } from '../../errors.js'
-import type { Fault, GuestMemory, ReadResult, Space } from '../../vmi/memory.js'
+import type { CallOptions, Fault, GuestMemory, Pace, ReadResult, Space } from '../../vmi/memory.js'
 import { reaches } from './touches.js'
-
-/** ms of work after which others get their turn. */
-const SLICE_MS = 1
 
 /** Bytes of one read, so that no single one takes much longer than a slice. */
 const CHUNK = 256 * 1024
@@ -26,15 +23,16 @@ export class CheckedReader {
   readonly #space: Space
   readonly #ranges: readonly AddressRange[]
   readonly #signal: AbortSignal
-  #since = performance.now()
+  readonly #pace: Pace
   /** True as long as each read was of a VM that stood still. */
   consistent = true
 
-  constructor(memory: GuestMemory, space: Space, ranges: readonly AddressRange[], signal: AbortSignal) {
+  constructor(memory: GuestMemory, space: Space, ranges: readonly AddressRange[], call: Required<CallOptions>) {
     this.#memory = memory
     this.#space = space
     this.#ranges = ranges
-    this.#signal = signal
+    this.#signal = call.signal
+    this.#pace = call.pace
   }
 
   /** The fault of an address that may not be read, or undefined. */
@@ -86,13 +84,10 @@ export class CheckedReader {
   async #run(at: bigint | BigUint64Array, length: number): Promise<ReadResult> {
     const request = [{ space: this.#space, at, length }]
     if (this.#signal.aborted) throw this.#signal.reason as CloudAppError
-    if (performance.now() - this.#since > SLICE_MS) {
-      await new Promise<void>((resolve) => setImmediate(resolve))
-      this.#since = performance.now()
-      if (this.#signal.aborted) throw this.#signal.reason as CloudAppError
-    }
+    await this.#pace.next()
+    if (this.#signal.aborted) throw this.#signal.reason as CloudAppError
     const { sync } = this.#memory
-    const [result] = sync === undefined ? await this.#memory.read(request) : sync.read(request)
+    const [result] = sync === undefined ? await this.#memory.read(request, { pace: this.#pace }) : sync.read(request)
     if (!(result as ReadResult).consistent) this.consistent = false
     return result as ReadResult
   }

@@ -17,6 +17,7 @@ import type {
   WriteRequest,
   WriteResult,
 } from '../../vmi/memory.js'
+import { OwnPace } from '../../vmi/pace.js'
 import { checkTouches, readTouches, type Touch } from './touches.js'
 import { scopedWalk } from './walk.js'
 
@@ -49,7 +50,12 @@ export class ScopedMemory implements GuestMemory {
   }
 
   async walk(plans: readonly WalkPlan[], options?: CallOptions): Promise<WalkResult[]> {
-    return scopedWalk(this.#memory, this.#ranges, plans, { signal: options?.signal ?? NEVER, held: this.#held })
+    return scopedWalk(this.#memory, this.#ranges, plans, {
+      signal: NEVER,
+      pace: new OwnPace(),
+      ...options,
+      held: this.#held,
+    })
   }
 
   async pages(request: PagesRequest, options?: CallOptions): Promise<PagesResult> {

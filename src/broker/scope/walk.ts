@@ -1,6 +1,14 @@
 import type { AddressRange } from '../../capabilities/ranges.js'
 import { checkLimit, checkPlan } from '../../vmi/local-check.js'
-import { CellState, type Column, type GuestMemory, LIMITS, type WalkPlan, type WalkResult } from '../../vmi/memory.js'
+import {
+  type CallOptions,
+  CellState,
+  type Column,
+  type GuestMemory,
+  LIMITS,
+  type WalkPlan,
+  type WalkResult,
+} from '../../vmi/memory.js'
 import { CheckedReader } from './checked-reader.js'
 import { iterate } from './structures.js'
 
@@ -20,7 +28,7 @@ export async function scopedWalk(
   memory: GuestMemory,
   rangesOf: (space: bigint) => readonly AddressRange[],
   plans: readonly WalkPlan[],
-  { signal, held }: { readonly signal: AbortSignal; readonly held: () => unknown },
+  { held, ...call }: Required<CallOptions> & { readonly held: () => unknown },
 ): Promise<WalkResult[]> {
   checkLimit('batch', plans.length)
   const sizes = plans.map(checkPlan)
@@ -29,7 +37,7 @@ export async function scopedWalk(
   for (const [i, plan] of plans.entries()) {
     const rowBytes = sizes[i] as number
     const most = Math.min(plan.limit, MAX_ROWS, Math.floor(room / rowBytes))
-    const reader = new CheckedReader(memory, plan.space, rangesOf(plan.space), signal)
+    const reader = new CheckedReader(memory, plan.space, rangesOf(plan.space), call)
     const pause = held()
     const elements: bigint[] = []
     const ended = await iterate(plan, reader, (element) => elements.length < most && elements.push(element) > 0)
