@@ -115,8 +115,10 @@ export class Lease {
   async run<T>(action: string, operation: Operation<T>, job = 0): Promise<T> {
     const recorder = this.#core.recorder
     this.#running++
+    let cancel: AbortController | undefined
     try {
       this.#admit(operation)
+      cancel = this.#begin(job)
       const debited = this.#meter.operation()
       if (debited !== undefined) await debited
       const recorded = operation.record?.() ?? recorder.operation(this, action, operation.right)
@@ -125,7 +127,9 @@ export class Lease {
       if (waiting !== undefined) await waiting
       let result: T
       try {
-        result = await this.#perform(operation, job)
+        // What was cancelled while it waited is not begun.
+        cancel?.signal.throwIfAborted()
+        result = await this.#perform(operation, cancel?.signal)
       } finally {
         this.#gate.leave(operation.weight)
       }
@@ -139,6 +143,7 @@ export class Lease {
     } catch (error) {
       throw this.#refused(action, operation.right, error)
     } finally {
+      if (cancel !== undefined) this.#jobs.delete(job)
       this.#running--
       if (this.#running === 0) for (const resolve of this.#idle.splice(0)) resolve()
     }
@@ -284,19 +289,21 @@ export class Lease {
     operation.check?.()
   }
 
-  async #perform<T>(operation: Operation<T>, job: number): Promise<T> {
-    this.#alive()
-    const vm = await this.#core.vms.get(this.uuid)
-    this.#alive()
-    if (job === 0) return operation.run(vm, this.#call(this.#ended.signal))
+  /** From now on the job can be cancelled. */
+  #begin(job: number): AbortController | undefined {
+    if (job === 0) return undefined
     if (this.#jobs.has(job)) throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `The job ${job} runs already`)
     const cancel = new AbortController()
     this.#jobs.set(job, cancel)
-    try {
-      return await operation.run(vm, this.#call(AbortSignal.any([this.#ended.signal, cancel.signal])))
-    } finally {
-      this.#jobs.delete(job)
-    }
+    return cancel
+  }
+
+  async #perform<T>(operation: Operation<T>, cancelled: AbortSignal | undefined): Promise<T> {
+    this.#alive()
+    const vm = await this.#core.vms.get(this.uuid)
+    this.#alive()
+    const ended = this.#ended.signal
+    return operation.run(vm, this.#call(cancelled === undefined ? ended : AbortSignal.any([ended, cancelled])))
   }
 
   #call(signal: AbortSignal): OperationCall {

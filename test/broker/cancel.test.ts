@@ -106,6 +106,21 @@ describe('cancelling a job', () => {
     await holder.close()
   })
 
+  it('that waits for others of its session keeps it from beginning', async () => {
+    const holder = await RawHolder.open(host)
+    const stub = await stubOf(holder)
+    const running = Array.from({ length: 8 }, (_, i) => outcome(holder, stub.search(wanted, i + 1)))
+    await started(8)
+    const waiting = outcome(holder, stub.search(wanted, 9))
+    await holder.session.settle(stub.budget())
+    await holder.session.settle(stub.cancel(9))
+    for (const search of searches) search.finish()
+    expect(await waiting).toBe('ERR_CLOUDAPP_ABORTED')
+    expect(await Promise.all(running)).toEqual(Array(8).fill('answered'))
+    expect(searches.length).toBe(8)
+    await holder.close()
+  })
+
   it('of another session, of another capability in the same one, or of none, has no effect', async () => {
     const [mine, theirs] = [await RawHolder.open(host), await RawHolder.open(host)]
     const token = mint()
