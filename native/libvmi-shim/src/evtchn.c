@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "evtchn.h"
@@ -22,6 +23,37 @@ int32_t ca_device_open(const char *path, const char *module) {
     return ca_fail(CA_E_UNSUPPORTED, "%s can not be opened: %s", path, strerror(errno));
 }
 
+#define MS 1000000ll
+
+static int64_t clock_ns(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return now.tv_sec * 1000 * MS + now.tv_nsec;
+}
+
+/* For how long this system has stood still since its start, saved or asleep, in ns: to some 10 ms at worst. */
+static int64_t stood(void) {
+    int64_t best = INT64_MAX, still = 0;
+    for (int i = 0; i < 8 && best > MS; i++) {
+        int64_t before = clock_ns(CLOCK_MONOTONIC), boot = clock_ns(CLOCK_BOOTTIME), after = clock_ns(CLOCK_MONOTONIC);
+        if (after - before >= best) continue;
+        best = after - before;
+        still = boot - before;
+    }
+    return still;
+}
+
+/* stood() when a descriptor was opened. Those beyond are taken for ones of a system that never stands still. */
+static int64_t opened[4096];
+#define KNOWN(fd) ((size_t)(fd) < sizeof opened / sizeof *opened)
+
+/*
+ * A domain that was saved and restored has lost its event channels, and Linux does not know: it takes the closing of a
+ * descriptor from before for a bug (drivers/xen/events/events_base.c, evtchn_unbind_from_user) and kills who closes. So
+ * such a descriptor stays open until the process ends.
+ */
+static bool lost(int32_t fd) { return KNOWN(fd) && stood() - opened[fd] > 20 * MS; }
+
 int32_t ca_evtchn_open(uint32_t domid, uint32_t remote, void *port) {
     if (port == NULL || domid > 0x7fef) return ca_fail(CA_E_ARGUMENT, "%u is no number of a domain", domid);
     int32_t fd = ca_device_open("/dev/xen/evtchn", "xen-evtchn");
@@ -39,6 +71,7 @@ int32_t ca_evtchn_open(uint32_t domid, uint32_t remote, void *port) {
     }
     uint32_t number = (uint32_t)local;
     memcpy(port, &number, sizeof number);
+    if (KNOWN(fd)) opened[fd] = stood();
     return fd;
 }
 
@@ -64,6 +97,7 @@ int32_t ca_evtchn_unmask(int32_t fd, uint32_t port) {
 }
 
 int32_t ca_evtchn_close(int32_t fd) {
+    if (fd >= 0 && lost(fd)) return CA_OK;
     return close(fd) == 0 ? CA_OK : ca_fail(CA_E_HANDLE, "descriptor %d is not open", (int)fd);
 }
 

@@ -36,7 +36,7 @@ static void free_vchan(struct ca_object *object) {
     ca_grants_free(&vchan->right_grants);
     ca_grants_free(&vchan->page_grants);
     if (vchan->memory != NULL) ca_vchan_memory_release(vchan->memory);
-    else if (vchan->fd >= 0) close(vchan->fd);
+    else if (vchan->fd >= 0) ca_evtchn_close(vchan->fd);
     free(vchan);
 }
 

@@ -14,8 +14,7 @@ export interface LocalDomain {
   readonly uuid: string | undefined
 }
 
-/** `restored`: it is this domain that is another now. */
-type OnGone = (reason: CloudAppError, restored: boolean) => void
+type OnGone = (reason: CloudAppError) => void
 
 interface Watched {
   readonly domid: number
@@ -118,18 +117,25 @@ export class Neighbours {
   }
 
   async #lookOnce(): Promise<void> {
-    const local = await localDomain(this.#store)
-    const restored = local.domid !== this.#local.domid
-    this.#local = local
+    let restored = await this.#restored()
     for (const watched of [...this.#watched]) {
       const { domid, onGone } = watched
       if (!restored && (await this.#lives(watched))) continue
+      // To a restored domain xenstore says of every other that it is not there; and it may have been between two questions.
+      restored ||= await this.#restored()
       if (!this.#watched.delete(watched)) continue
       const why = restored
-        ? `this domain was restored as domain ${local.domid}: what it shared is gone`
+        ? `this domain was restored as domain ${this.#local.domid}: what it shared is gone`
         : `domain ${domid} has ended`
-      onGone(new CloudAppError('ERR_CLOUDAPP_CLOSED', `The vchan ended: ${why}`), restored)
+      onGone(new CloudAppError('ERR_CLOUDAPP_CLOSED', `The vchan ended: ${why}`))
     }
+  }
+
+  /** Whether this domain is another since it was last asked. */
+  async #restored(): Promise<boolean> {
+    const before = this.#local.domid
+    this.#local = await localDomain(this.#store)
+    return this.#local.domid !== before
   }
 
   async #lives({ domid, key }: Watched): Promise<boolean> {

@@ -148,17 +148,6 @@ export class VchanChannel implements Channel {
     this.#finish(reason)
   }
 
-  /**
-   * The same where this domain was restored from a saved one. What the channel was made of stays open until the process ends:
-   * Linux (drivers/xen/evtchn.c, evtchn_unbind_from_user) takes a descriptor of an event channel from before for a bug of its
-   * own when it is closed, and kills who closes it.
-   */
-  strand(reason: CloudAppError): void {
-    if (this.#closed.signal.aborted) return
-    this.#failure = reason
-    this.#finish(reason, true)
-  }
-
   async #close(): Promise<void> {
     this.#reader?.reject(closedHere())
     this.#reader = undefined
@@ -248,11 +237,11 @@ export class VchanChannel implements Channel {
     }
   }
 
-  #finish(reason: CloudAppError, stranded = false): void {
+  #finish(reason: CloudAppError): void {
     if (this.#closed.signal.aborted) return
     this.#stop()
     // Errors here have no reader: the handle is ours and open.
-    if (!stranded) this.#shim.ca_vchan_close(this.#handle)
+    this.#shim.ca_vchan_close(this.#handle)
     this.#closed.abort(reason)
     this.#connected.reject(reason)
     this.#queue.clear()

@@ -154,9 +154,7 @@ class VchanServer implements ChannelListener {
 
 /** Ends the channel when the other domain ends, or this one is restored. */
 function attach(neighbours: Neighbours, channel: VchanChannel, domid: number, key: string | undefined): VchanChannel {
-  const unwatch = neighbours.watch(domid, key, (reason, restored) =>
-    restored ? channel.strand(reason) : channel.fail(reason),
-  )
+  const unwatch = neighbours.watch(domid, key, (reason) => channel.fail(reason))
   // It may outlive who made it.
   neighbours.hold()
   const release = () => {
