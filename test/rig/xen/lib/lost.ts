@@ -20,7 +20,7 @@ export interface TripleFault {
  *
  * Now and then (one of some 25 guests on a busy machine) QEMU 7.2 loses a guest when Xen begins its turn. Seen so far: the
  * turn had ended with Xen's own registers where the guest's should be, and the next one ends at once; or the guest's
- * registers are whole, interrupts are off, and it ends at the instruction after the one that Xen emulated (IN, VMMCALL),
+ * registers are whole, interrupts are off, and it ends at the instruction after the one that Xen emulated (IN, VMMCALL, CR3),
  * where nothing can fault.
  */
 export function tripleFaults(console: string): TripleFault[] {
