@@ -5,7 +5,7 @@ import { type BrokerConnection, connectBroker, connectOwner, type OwnerConnectio
 import { attenuateToken } from '../../src/capabilities/attenuate.js'
 import type { Delegation } from '../../src/capabilities/delegation.js'
 import { KeyPair } from '../../src/capabilities/keys.js'
-import { type MintOptions, mintToken } from '../../src/capabilities/mint.js'
+import type { MintOptions } from '../../src/capabilities/mint.js'
 import { newBootNonce, writeOwners } from '../../src/capabilities/owners.js'
 import { tokenFromText } from '../../src/capabilities/token.js'
 import { PHYSICAL } from '../../src/vmi/memory.js'
@@ -32,17 +32,7 @@ afterAll(() => host[Symbol.asyncDispose]())
 type Reader = Delegation<'memory.read'>
 const one = [{ space: PHYSICAL, at: 0x1000n, length: 4 }]
 
-function mint(change: Partial<MintOptions> = {}): Uint8Array {
-  return mintToken({
-    owner: host.owner,
-    vm: { uuid: host.web.uuid, bootNonce: host.web.bootNonce },
-    holder: host.holder.publicKey,
-    rights: ['memory.read'],
-    audience: host.brokerKey.publicKey,
-    expires: '10m',
-    ...change,
-  })
-}
+const mint = (change: Partial<MintOptions> = {}): Uint8Array => host.mint(change)
 
 async function read(vm: { memory: Reader['memory'] }): Promise<number> {
   const [result] = await vm.memory.read(one)

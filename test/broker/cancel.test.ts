@@ -2,7 +2,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vites
 import { encodeReads } from '../../src/broker/wire/read.js'
 import { encodeSearch } from '../../src/broker/wire/scan.js'
 import { attenuateToken } from '../../src/capabilities/attenuate.js'
-import { type MintOptions, mintToken } from '../../src/capabilities/mint.js'
+import type { MintOptions } from '../../src/capabilities/mint.js'
 import type { CloudAppError } from '../../src/errors.js'
 import { PHYSICAL, type SearchResult } from '../../src/vmi/memory.js'
 import type { FakeVm } from './fake-vm.js'
@@ -45,17 +45,7 @@ beforeEach(() => {
 })
 afterAll(() => host[Symbol.asyncDispose]())
 
-function mint(change: Partial<MintOptions> = {}): Uint8Array {
-  return mintToken({
-    owner: host.owner,
-    vm: { uuid: host.web.uuid, bootNonce: host.web.bootNonce },
-    holder: host.holder.publicKey,
-    rights: ['memory.read'],
-    audience: host.brokerKey.publicKey,
-    expires: '10m',
-    ...change,
-  })
-}
+const mint = (change: Partial<MintOptions> = {}): Uint8Array => host.mint(change)
 
 const wanted = encodeSearch({ space: PHYSICAL, start: 0n, end: 0x1000n, patterns: [new Uint8Array([1])], limit: 1 })
 const one = encodeReads([{ space: PHYSICAL, at: 0x1000n, length: 4 }])

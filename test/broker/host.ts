@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { type Broker, type BrokerOptions, openBroker } from '../../src/broker/broker.js'
 import { type BrokerConnection, connectBroker, connectOwner, type OwnerConnection } from '../../src/broker/client.js'
 import { KeyPair } from '../../src/capabilities/keys.js'
+import { type MintOptions, mintToken } from '../../src/capabilities/mint.js'
 import { newBootNonce, type OwnedVm, writeOwners } from '../../src/capabilities/owners.js'
 import { CloudAppError } from '../../src/errors.js'
 import { FakeVm } from './fake-vm.js'
@@ -34,6 +35,19 @@ export class Host implements AsyncDisposable {
     await writeOwners(host.register, [host.web, host.db])
     await host.startBroker(options)
     return host
+  }
+
+  /** The owner's token for the holder: to read `web`, for ten minutes. */
+  mint(change: Partial<MintOptions> = {}): Uint8Array {
+    return mintToken({
+      owner: this.owner,
+      vm: { uuid: this.web.uuid, bootNonce: this.web.bootNonce },
+      holder: this.holder.publicKey,
+      rights: ['memory.read'],
+      audience: this.brokerKey.publicKey,
+      expires: '10m',
+      ...change,
+    })
   }
 
   async startBroker(options: Partial<BrokerOptions> = {}): Promise<void> {

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { readAudit } from '../../src/broker/audit/index.js'
 import { type BrokerConnection, connectBroker, connectOwner } from '../../src/broker/client.js'
 import { KeyPair } from '../../src/capabilities/keys.js'
-import { type MintOptions, mintToken } from '../../src/capabilities/mint.js'
+import type { MintOptions } from '../../src/capabilities/mint.js'
 import { deferred } from '../../src/transport/deferred.js'
 import type { Channel } from '../../src/transport/index.js'
 import { connectTls, listenTls } from '../../src/transport/tls.js'
@@ -29,17 +29,7 @@ afterAll(async () => {
 
 const portOf = (endpoint: string) => Number(endpoint.split(':').at(-1))
 
-function mint(change: Partial<MintOptions> = {}): Uint8Array {
-  return mintToken({
-    owner: host.owner,
-    vm: { uuid: host.web.uuid, bootNonce: host.web.bootNonce },
-    holder: host.holder.publicKey,
-    rights: ['memory.read'],
-    audience: host.brokerKey.publicKey,
-    expires: '10m',
-    ...change,
-  })
-}
+const mint = (change: Partial<MintOptions> = {}): Uint8Array => host.mint(change)
 
 async function overTls(key = host.holder): Promise<BrokerConnection> {
   const connection = await connectBroker({ path: address, key, broker: host.brokerKey.publicKey })

@@ -2,7 +2,6 @@ import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { readAudit } from '../../src/broker/audit/index.js'
 import { bindingOf } from '../../src/broker/binding.js'
 import { connectBroker, connectOwner } from '../../src/broker/client.js'
-import { mintToken } from '../../src/capabilities/mint.js'
 import type { Channel } from '../../src/transport/channel.js'
 import { vchanPair } from '../../src/transport/xen/vchan-pair.js'
 import { Host } from './host.js'
@@ -57,17 +56,7 @@ function toBroker(from: Domain): Channel {
   return client
 }
 
-function mint(): Uint8Array {
-  return mintToken({
-    owner: host.owner,
-    vm: { uuid: host.web.uuid, bootNonce: host.web.bootNonce },
-    holder: host.holder.publicKey,
-    rights: ['memory.read'],
-    audience: host.brokerKey.publicKey,
-    transports: ['vchan'],
-    expires: '10m',
-  })
-}
+const mint = (): Uint8Array => host.mint({ transports: ['vchan'] })
 
 const PROOF = { code: 'ERR_CLOUDAPP_PROOF' }
 const one = [{ space: 0n, at: 0x1000n, length: 4 }]

@@ -45,17 +45,7 @@ type Reader = Delegation<'memory.read'>
 
 function redeem(caveats: Caveats): Promise<Reader> {
   const { notBefore: _, expires: __, audience: ___, ...rest } = caveats
-  return holder.redeem<'memory.read'>(
-    mintToken({
-      owner: host.owner,
-      vm: { uuid: host.web.uuid, bootNonce: host.web.bootNonce },
-      holder: host.holder.publicKey,
-      rights: ['memory.read'],
-      audience: host.brokerKey.publicKey,
-      expires: '10m',
-      ...rest,
-    }),
-  )
+  return holder.redeem<'memory.read'>(host.mint(rest))
 }
 
 const spaceOf = (pid: number): Space => virtualSpace(guest.task(pid).dtb, 5)
