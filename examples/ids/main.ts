@@ -43,6 +43,7 @@ await using sd = await ServiceDomain.start({
     peer.kind === 'unix' ? (clients.get(peer.uid) ?? []) : peer.kind === 'vchan' && peer.uuid ? [peer.uuid] : [],
 })
 
+sd.events.on('failure', ({ source, code, message }) => say(`${source}: ${code}: ${message}`))
 sd.events.on('ended', ({ name }, { code }) => say(`${name} ended: ${code}`))
 sd.onDelegation(['memory.read'], async (vm: Delegation<'memory.read'>) => {
   const { name } = vm.identity

@@ -71,6 +71,39 @@ export async function replaceFile(
   await syncFolder(dirname(path))
 }
 
+/**
+ * Writes a file that is not there yet; when this resolves, it outlasts a power failure.
+ *
+ * @param what the file, for the error
+ * @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT` if it exists, or with what kept it from being written
+ */
+export async function writeNewFile(
+  path: string,
+  content: string | Uint8Array,
+  mode: number,
+  what: string,
+): Promise<void> {
+  const bad = (cause: unknown, made: boolean) => {
+    const { code } = cause as NodeJS.ErrnoException
+    const why = !made && code === 'EEXIST' ? 'exists already and is not overwritten' : `can not be written (${code})`
+    return new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `${what} ${path} ${why}`, { cause })
+  }
+  const file = await open(path, 'wx', mode).catch((cause) => {
+    throw bad(cause, false)
+  })
+  try {
+    await file.writeFile(content)
+    await file.sync()
+    await syncFolder(dirname(path))
+  } catch (cause) {
+    // Half a file is worse than none.
+    await unlink(path).catch(() => undefined)
+    throw bad(cause, true)
+  } finally {
+    await file.close()
+  }
+}
+
 /** Makes a rename or a new file last over a power failure. */
 export async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, constants.O_RDONLY | constants.O_DIRECTORY)

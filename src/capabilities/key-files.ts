@@ -3,9 +3,12 @@ import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { CloudAppError } from '../errors.js'
 import { checkOptions } from '../options.js'
+import { writeNewFile } from './files.js'
 import { KeyPair, keyId, type PublicKey, parsePublicKey } from './keys.js'
 
 const MAX_FILE = 4096
+/** What errors call one. */
+const KEY_FILE = 'the key file'
 
 /** What `cloudapp keys` prints about a key. */
 export interface KeyDescription {
@@ -24,13 +27,13 @@ export interface KeyDescription {
 export async function createKeyFile(path: string): Promise<KeyDescription> {
   const pair = KeyPair.generate()
   await saveKey(path, pair)
-  await writeNew(`${path}.pub`, `${pair.publicKey}\n`, 0o644)
+  await writeNewFile(`${path}.pub`, `${pair.publicKey}\n`, 0o644, KEY_FILE)
   return { path, publicKey: pair.publicKey, id: keyId(pair.publicKey) }
 }
 
 /** Writes a private key to a new file with mode 0600. @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT` */
 export async function saveKey(path: string, pair: KeyPair): Promise<void> {
-  await writeNew(path, pair.exportPem(), 0o600)
+  await writeNewFile(path, pair.exportPem(), 0o600, KEY_FILE)
 }
 
 /**
@@ -85,7 +88,7 @@ export async function openSecret(path: string): Promise<string> {
     if (!CloudAppError.is(error, 'ERR_CLOUDAPP_NOT_FOUND')) throw error
   }
   const secret = randomBytes(32).toString('base64url')
-  await writeNew(path, `${secret}\n`, 0o600)
+  await writeNewFile(path, `${secret}\n`, 0o600, KEY_FILE)
   return secret
 }
 
@@ -114,25 +117,6 @@ async function readKeyFile(path: string, secret: boolean): Promise<string> {
     const bytes = Buffer.alloc(MAX_FILE)
     const { bytesRead } = await file.read(bytes, 0, MAX_FILE, 0)
     return bytes.toString('utf8', 0, bytesRead)
-  } finally {
-    await file.close()
-  }
-}
-
-async function writeNew(path: string, text: string, mode: number): Promise<void> {
-  let file: FileHandle
-  try {
-    file = await open(path, 'wx', mode)
-  } catch (cause) {
-    const exists = (cause as NodeJS.ErrnoException).code === 'EEXIST'
-    const why = exists
-      ? 'exists already and is not overwritten'
-      : `can not be written (${(cause as NodeJS.ErrnoException).code})`
-    throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `the key file ${path} ${why}`, { cause })
-  }
-  try {
-    await file.writeFile(text)
-    await file.sync()
   } finally {
     await file.close()
   }

@@ -1,11 +1,10 @@
-import { writeFile } from 'node:fs/promises'
 import { type Caveats, TRANSPORTS, type TransportName } from '../capabilities/caveats.js'
+import { writeNewFile } from '../capabilities/files.js'
 import { inspectToken } from '../capabilities/inspect.js'
 import { type AddressRange, canonicalRanges } from '../capabilities/ranges.js'
 import type { MemoryScope, ProcessScope } from '../capabilities/scope.js'
 import { isoTime } from '../capabilities/time.js'
 import { parseToken, tokenFromText, tokenToText } from '../capabilities/token.js'
-import { CloudAppError } from '../errors.js'
 import { addressOf, integerOf } from './arguments.js'
 import { type Arguments, type Invocation, type OptionSpec, UsageError } from './command.js'
 import { readTextFile } from './files.js'
@@ -143,13 +142,7 @@ export async function handOut({ args, out }: Invocation, token: Uint8Array): Pro
 
 /** Writes a token to a new file with mode 0600. @throws CloudAppError `ERR_CLOUDAPP_INVALID_ARGUMENT` */
 export async function writeToken(file: string, token: string): Promise<void> {
-  try {
-    await writeFile(file, `${token}\n`, { flag: 'wx', mode: 0o600 })
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException
-    const why = code === 'EEXIST' ? 'exists already and is not overwritten' : `can not be written (${code})`
-    throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `${file} ${why}; the token was not handed out`, { cause })
-  }
+  await writeNewFile(file, `${token}\n`, 0o600, 'the token was not handed out: the file')
 }
 
 /** A transport that a token may arrive on, if it names any: for a check that is not about how it came. */

@@ -20,7 +20,7 @@ import type { FindingInput } from './draft.js'
 import type { Tick } from './every.js'
 import { Findings, type RaisedFinding } from './findings.js'
 import { Handlers } from './handlers.js'
-import { HealthState } from './health.js'
+import { type Failure, HealthState } from './health.js'
 import { Inbox, readToken } from './inbox.js'
 import type { Description, Health } from './interface/protocol.js'
 import { INTERFACE_VERSION } from './interface/protocol.js'
@@ -29,12 +29,17 @@ import { OCSF_VERSION } from './ocsf/facts.js'
 import { Scans } from './scans.js'
 import { FindingStore } from './store/store.js'
 
+/** The source of what a listener of {@link ServiceDomain.events} threw. */
+const EVENT_LISTENER = 'event listener'
+
 /** What happens to a service domain. */
 export type DomainEvents = {
   /** A token was redeemed. */
   delegation: (vm: Delegation<Right>) => void
   /** A delegation has ended: closed, revoked, expired, or its VM has gone. */
   ended: (vm: VmIdentity, reason: CloudAppError) => void
+  /** Something new is wrong: a token is refused, the broker is away, a handler threw. {@link ServiceDomain.health} has all. */
+  failure: (failure: Failure) => void
 }
 
 /** Findings as an author writes them: {@link Findings.raise}, with the block that allowed the look filled in. */
@@ -70,8 +75,11 @@ export class ServiceDomain implements AsyncDisposable {
   private constructor(manifest: Manifest, key: KeyPair, store: FindingStore, options: ServiceDomainOptions) {
     this.manifest = manifest
     this.key = key
-    this.#health = new HealthState(manifest.name)
-    this.#emitter = new Emitter((error) => this.#health.fail('listener', error, 'service'))
+    this.#health = new HealthState(manifest.name, (failure) => {
+      // Whom a failing listener would be told to is perhaps that listener.
+      if (failure.source !== EVENT_LISTENER) this.#emitter.emit('failure', failure)
+    })
+    this.#emitter = new Emitter((error) => this.#health.fail(EVENT_LISTENER, error, 'service'))
     this.events = this.#emitter
     this.#handlers = new Handlers(this.#health, this.closed)
     this.#scans = new Scans(this.#health)

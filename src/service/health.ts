@@ -13,6 +13,15 @@ export const serviceFailures = diagnostics('cloudapp.service.failure')
  */
 export type FailureOf = { readonly uuid: string; readonly name: string } | 'service' | 'unknown'
 
+/** One thing that is wrong. */
+export interface Failure {
+  /** A handler, a token, the store, a listener. */
+  readonly source: string
+  /** Of a {@link CloudAppError}; `unexpected` for any other error. */
+  readonly code: string
+  readonly message: string
+}
+
 interface Reason {
   readonly code: string
   readonly message: string
@@ -29,30 +38,29 @@ const REASONS = 256
  */
 export class HealthState {
   readonly #service: string
+  readonly #onNew: (failure: Failure) => void
   readonly #reasons = new Map<string, Reason>()
   #since = Date.now()
   #closing = false
 
-  constructor(service: string) {
+  /** @param onNew told of what goes wrong, once for as long as it stays the same */
+  constructor(service: string, onNew: (failure: Failure) => void = () => {}) {
     this.#service = service
+    this.#onNew = onNew
   }
 
   /** Notes that `source` failed. */
   fail(source: string, error: unknown, about: FailureOf): void {
     const known = this.#reasons.get(source)
     const code = CloudAppError.is(error) ? error.code : 'unexpected'
-    const message = error instanceof Error ? error.message : String(error)
+    const message = cutText(wellFormed(error instanceof Error ? error.message : String(error)), 1000)
     if (this.#reasons.size === 0) this.#since = Date.now()
     this.#reasons.delete(source)
-    this.#reasons.set(source, {
-      code,
-      message: cutText(wellFormed(message), 1000),
-      about,
-      since: known?.since ?? Date.now(),
-    })
+    this.#reasons.set(source, { code, message, about, since: known?.since ?? Date.now() })
     const oldest = this.#reasons.keys().next().value
     if (this.#reasons.size > REASONS && oldest !== undefined) this.#reasons.delete(oldest)
     if (serviceFailures.hasSubscribers) serviceFailures.publish({ service: this.#service, source, error, about })
+    if (known?.code !== code || known.message !== message) this.#onNew({ source, code, message })
   }
 
   /** Notes that `source` works (again). */

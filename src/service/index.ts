@@ -11,6 +11,6 @@ export type { AboutVm, EvidenceInput, EvidenceProcess, FindingInput } from './dr
 export type { Tick } from './every.js'
 export type { RaisedFinding } from './findings.js'
 export { GATEWAY_LIMITS, type Gateway, type GatewayOptions, openGateway } from './gateway/gateway.js'
-export { serviceFailures } from './health.js'
+export { type Failure, serviceFailures } from './health.js'
 export { type AuditedOperation, apiActivity } from './ocsf/index.js'
 export type { Progress } from './runs.js'

@@ -184,6 +184,23 @@ describe('a service domain', () => {
     )
   })
 
+  it('tells its author once of what goes wrong, however often it is tried again, and whatever the listener does', async () => {
+    const { token } = await delegate(await startHost())
+    const attempts = vi.fn()
+    serviceFailures.subscribe(attempts)
+    later(() => void serviceFailures.unsubscribe(attempts))
+    const told = vi.fn(() => {
+      throw new Error(`The listener is broken, and never in the same way: ${performance.now()}`)
+    })
+    const inbox = temporaryFolder()
+    const { sd } = await start(undefined, { inbox })
+    sd.events.on('failure', told)
+    writeFileSync(join(inbox, 'web.token'), token, { mode: 0o600 })
+    await eventually(() => expect(attempts.mock.calls.length).toBeGreaterThan(4))
+    expect(told.mock.calls).toMatchObject([[{ source: 'token web.token', code: 'ERR_CLOUDAPP_NOT_FOUND' }]])
+    expect(sd.health().reasons.map(({ code }) => code)).toContain('unexpected')
+  })
+
   it('refuses what it does not know', async () => {
     const base = {
       manifest: MANIFEST,

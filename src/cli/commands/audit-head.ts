@@ -1,5 +1,5 @@
-import { writeFile } from 'node:fs/promises'
 import { headToText } from '../../broker/audit/head.js'
+import { replaceFile } from '../../capabilities/files.js'
 import type { Command } from '../command.js'
 import { ownerOptions, withOwner } from '../owner.js'
 
@@ -15,7 +15,7 @@ export const command: Command = {
       const { args, out } = invocation
       const head = await owner.auditHead()
       const file = args.text('out')
-      if (file !== undefined) await writeFile(file, `${headToText(head)}\n`, { mode: 0o600 })
+      if (file !== undefined) await replaceFile(file, `${headToText(head)}\n`, 0o600)
       if (out.isJson || file === undefined) out.json(head)
       else out.line(file)
       return 0

@@ -1,6 +1,5 @@
-import { writeFile } from 'node:fs/promises'
+import { writeNewFile } from '../../capabilities/files.js'
 import { compileFlask } from '../../capabilities/flask/index.js'
-import { CloudAppError } from '../../errors.js'
 import { buildPolicy } from '../../host/policy.js'
 import type { Command } from '../command.js'
 import { planOptions, sourceOption } from '../flask-options.js'
@@ -33,10 +32,7 @@ export const command: Command = {
     if (file !== undefined) {
       const source = args.text('xen-source')
       const binary = await buildPolicy({ ...policy, ...(source === undefined ? {} : { xenSource: source }) })
-      await writeFile(file, binary, { flag: 'wx', mode: 0o644 }).catch((cause: NodeJS.ErrnoException) => {
-        const why = cause.code === 'EEXIST' ? 'exists already' : `can not be written (${cause.code})`
-        throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', `${file} ${why}`, { cause })
-      })
+      await writeNewFile(file, binary, 0o644, 'the policy')
     }
     if (out.isJson) {
       out.json({ ...policy, ...(file === undefined ? {} : { file }) })

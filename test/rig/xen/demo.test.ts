@@ -184,7 +184,9 @@ describe('the main job, with the service domain in a VM of its own', () => {
       ...['delegate', '--broker', socket, '--key', 'owner.key', '--vm', 'web-1', '--to', publicKey],
       ...['--rights', RIGHTS, '--expires', '60m'],
     ])
+    // The VM is killed below: ext4 gives a new file its blocks up to half a minute later, and until then it is empty.
     await ids.push('/store/inbox/web-1.token', `${token}\n`)
+    await ids.run('sync')
     await serve(ids)
 
     const client = await running(web, 'node client-vm.mjs vchan:ids')
