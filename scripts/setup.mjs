@@ -32,6 +32,8 @@ const RIG = [
   'python3',
   'm4',
   'checkpolicy',
+  // libxenvchan's header: what our vchan is tested against, loaded at run time in the rig.
+  'libxen-dev',
 ]
 
 const say = (text) => process.stdout.write(`set-up: ${text}\n`)
