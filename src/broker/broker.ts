@@ -128,7 +128,7 @@ class OpenBroker implements Broker {
       audit,
       meter: new Meter(state),
       recorder: new Recorder(audit),
-      vms: new VmPool(register, options.open ?? openVm),
+      vms: new VmPool(register, state, options.open ?? openVm),
       turns: new Turns(),
       maxPauseMs: options.maxPauseMs ?? 5000,
       leases: new Set(),

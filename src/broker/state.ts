@@ -35,13 +35,23 @@ const RESERVE = 64 * 1024
 const SLACK = 4
 const SLACK_LINES = 65_536
 
+/** Which start of a VM was found at its source when it was first opened under a boot nonce of the register. */
+export interface SeenStart {
+  readonly uuid: string
+  /** The register's. */
+  readonly bootNonce: string
+  /** The source's own: another one is another start. */
+  readonly found: string
+}
+
 type Line =
   | { readonly kind: 'revoked'; readonly issuer: PublicKey; readonly block: string; readonly at: number }
   | ({ readonly kind: 'used' } & CountedBlock & Usage)
+  | ({ readonly kind: 'started' } & SeenStart)
 
 /**
- * What the broker must never forget: revoked blocks, and how much of a limited block is used up. An append-only journal
- * of lines, each with a checksum, synced before the caller goes on; read back at start. Waiting lines share a sync.
+ * What the broker must never forget: revoked blocks, how much of a limited block is used up, and which start of a VM it has
+ * opened. An append-only journal of lines, each with a checksum, synced before the caller goes on; read back at start. Waiting lines share a sync.
  */
 export class BrokerState {
   readonly #path: string
@@ -50,6 +60,7 @@ export class BrokerState {
   readonly #used = new Map<string, Counted>()
   /** Counted blocks, by root. */
   readonly #counted = new Map<string, number>()
+  readonly #starts = new Map<string, SeenStart>()
   readonly #now: () => number
   #file: FileHandle
   #length: number
@@ -135,6 +146,23 @@ export class BrokerState {
     await this.#append(line, false)
   }
 
+  /** The start of this VM that was opened last. */
+  start(uuid: string): SeenStart | undefined {
+    return this.#starts.get(uuid)
+  }
+
+  /** Holds once it is on the disk. @throws CloudAppError `ERR_CLOUDAPP_STORE` */
+  async started(start: SeenStart): Promise<void> {
+    const line: Line = { kind: 'started', ...start }
+    await this.#append(line, false)
+    this.#apply(line)
+  }
+
+  /** Forgets the starts of VMs that the register no longer has: one that comes back gets another boot nonce. */
+  keepStarts(registered: (uuid: string) => boolean): void {
+    for (const uuid of this.#starts.keys()) if (!registered(uuid)) this.#starts.delete(uuid)
+  }
+
   /** Resolves when everything given so far is on the disk. */
   async flushed(): Promise<void> {
     while (this.#flushing !== undefined) await this.#flushing
@@ -148,7 +176,10 @@ export class BrokerState {
 
   #apply(line: Line): void {
     if (line.kind === 'revoked') this.#revoked.set(`${line.issuer} ${line.block}`, line.at)
-    else {
+    else if (line.kind === 'started') {
+      const { uuid, bootNonce, found } = line
+      this.#starts.set(uuid, { uuid, bootNonce, found })
+    } else {
       const { key, root, until, uses, outputBytes } = line
       if (!this.#used.has(key)) this.#counted.set(root, (this.#counted.get(root) ?? 0) + 1)
       this.#used.set(key, { root, until, uses, outputBytes })
@@ -157,7 +188,7 @@ export class BrokerState {
 
   /** Lines of the journal past those that are due. */
   get #slack(): number {
-    return this.#lines - SLACK * (this.#revoked.size + this.#used.size)
+    return this.#lines - SLACK * (this.#revoked.size + this.#used.size + this.#starts.size)
   }
 
   /** Lets go of counts that nobody asks for any more. */
@@ -222,6 +253,7 @@ export class BrokerState {
       lines.push(encode({ kind: 'revoked', issuer, block, at }))
     }
     for (const [key, usage] of this.#used) lines.push(encode({ kind: 'used', key, ...usage }))
+    for (const start of this.#starts.values()) lines.push(encode({ kind: 'started', ...start }))
     const fresh = `${this.#path}.new`
     let file: FileHandle | undefined
     try {

@@ -5,6 +5,7 @@ import { type SyntheticGuest, syntheticGuest } from '../../src/testing/index.js'
 import type { EventStream } from '../../src/vmi/events/source.js'
 import type { GuestVm } from '../../src/vmi/guest.js'
 import { Child } from './child.js'
+import { unnamed } from './fake-vm.js'
 import { Host } from './host.js'
 import { SmallDisk } from './small-disk.js'
 
@@ -56,7 +57,7 @@ afterAll(() => host[Symbol.asyncDispose]())
 describe.runIf(process.getuid?.() === 0)('breakpoints, while the disk is full', () => {
   it('are out when who has them is killed, and by revocation, which their streams end with', async () => {
     using disk = new SmallDisk(join(host.folder, 'small'))
-    const small = await Host.start({ open: async () => patching(guest) }, join(disk.folder, 'state'))
+    const small = await Host.start({ open: async () => unnamed(patching(guest)) }, join(disk.folder, 'state'))
     const owner = await small.connectOwner()
     const give = () =>
       owner.delegate({ vm: 'web-1', to: small.holder.publicKey, rights: ['events.memory'], expires: '10m' })

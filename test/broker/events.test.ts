@@ -11,6 +11,7 @@ import type { EventProgram } from '../../src/vmi/events/program.js'
 import type { EventStream } from '../../src/vmi/events/source.js'
 import { virtualSpace } from '../../src/vmi/memory.js'
 import { EVENT_CASES, type EventRig } from '../conformance/events.js'
+import { unnamed } from './fake-vm.js'
 import { Host } from './host.js'
 import { RawHolder } from './raw-holder.js'
 
@@ -28,7 +29,7 @@ let holder: BrokerConnection
 let owner: OwnerConnection
 beforeAll(async () => {
   guest = syntheticGuest({ seed: 5 })
-  host = await Host.start({ open: async () => guest.vm() })
+  host = await Host.start({ open: async () => unnamed(guest.vm()) })
   holder = await host.connect()
   owner = await host.connectOwner()
 })

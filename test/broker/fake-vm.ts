@@ -3,9 +3,15 @@ import { BufferMemory } from '../../src/testing/memory.js'
 import type { GuestVm, PauseScope } from '../../src/vmi/guest.js'
 import type { GuestMemory } from '../../src/vmi/memory.js'
 
+/** Of a source that does not know which VM it has, as of a file: a register may call it what it will. */
+export function unnamed<V extends GuestVm>(vm: V): V {
+  const identity = { name: 'source', uuid: '00000000-0000-0000-0000-000000000000', bootNonce: '0'.repeat(32) }
+  return Object.defineProperty(vm, 'identity', { value: identity })
+}
+
 /** A VM in a buffer, with a pause that can be watched. */
 export class FakeVm implements GuestVm {
-  readonly identity = { name: 'source', uuid: '00000000-0000-0000-0000-000000000000', bootNonce: '0'.repeat(32) }
+  identity = { name: 'source', uuid: '00000000-0000-0000-0000-000000000000', bootNonce: '0'.repeat(32) }
   readonly #ended = new AbortController()
   readonly ram: Uint8Array
   readonly memory: GuestMemory

@@ -9,6 +9,7 @@ import { createKeyFile, loadKey } from '../../src/capabilities/key-files.js'
 import { newBootNonce, writeOwners } from '../../src/capabilities/owners.js'
 import type { TokenText } from '../../src/capabilities/token.js'
 import { syntheticGuest } from '../../src/testing/index.js'
+import { unnamed } from '../broker/fake-vm.js'
 import { cloudapp } from './cloudapp.js'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'cloudapp-install-'))
@@ -39,7 +40,7 @@ beforeAll(async () => {
     key: await loadKey(file('broker.key')),
     register: file('owners.json'),
     state: file('state'),
-    open: async () => guest.vm(),
+    open: async () => unnamed(guest.vm()),
   })
   await broker.listen({ socket: file('broker.sock') })
   const wider = {

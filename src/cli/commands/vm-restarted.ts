@@ -7,7 +7,7 @@ export const command: Command = {
   help: [
     'Gives the VM a new boot nonce. The register is the only place where it stands, for every kind of source, and nothing else',
     'renews it: call this wherever the VM is created, started, restored or cloned (a hook of the toolstack), before the broker',
-    'is told. Not where it migrates.',
+    'is told. Where it is forgotten, the broker refuses the VM it finds started anew.',
   ].join('\n'),
   options: registerOption,
   positionals: [registeredPositional],

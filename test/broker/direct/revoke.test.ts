@@ -11,6 +11,7 @@ import { KeyPair } from '../../../src/capabilities/keys.js'
 import { newBootNonce, OwnerRegister, writeOwners } from '../../../src/capabilities/owners.js'
 import { CloudAppError } from '../../../src/errors.js'
 import { syntheticGuest } from '../../../src/testing/index.js'
+import { unnamed } from '../fake-vm.js'
 import { Toolstack, uuid } from './toolstack.js'
 
 const alice = KeyPair.generate()
@@ -32,7 +33,7 @@ beforeEach(async () => {
     key: KeyPair.generate(),
     register: await OwnerRegister.open(join(folder, 'owners.json')),
     state: join(folder, 'state'),
-    open: async () => syntheticGuest().vm(),
+    open: async () => unnamed(syntheticGuest().vm()),
     supervisor: supervisor.socket,
   })
   owner = await connectOwner({ channel: broker.connect(), key: alice })

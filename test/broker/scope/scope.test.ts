@@ -14,6 +14,7 @@ import {
   virtualSpace,
   type WalkPlan,
 } from '../../../src/vmi/memory.js'
+import { unnamed } from '../fake-vm.js'
 import { Host } from '../host.js'
 
 // A loaded machine is slow, not wrong.
@@ -36,7 +37,7 @@ let meanwhile: (() => void) | undefined
 beforeAll(async () => {
   guest = syntheticGuest({ seed: 11, tasks: TASKS })
   raw = guest.vm().memory as GuestMemory
-  host = await Host.start({ open: async (): Promise<GuestVm> => guest.vm({ meanwhile: () => meanwhile?.() }) })
+  host = await Host.start({ open: async (): Promise<GuestVm> => unnamed(guest.vm({ meanwhile: () => meanwhile?.() })) })
   holder = await host.connect()
 })
 afterAll(() => host[Symbol.asyncDispose]())
