@@ -7,7 +7,7 @@ const built = ['test/package/**', 'test/cli/**', 'test/docs/**']
 // Without VMs too, but seconds each: crashes, attacks to exhaustion, scale, whole processes talking. So that `unit` can be run at
 // every turn; `npm test` runs both.
 const long = [
-  'test/broker/{broker,conformance,crash,hostile,fair,events}.test.ts',
+  'test/broker/{broker,conformance,crash,hostile,events}.test.ts',
   'test/broker/audit/crash.test.ts',
   'test/broker/direct/leases.test.ts',
   'test/capabilities/{bounds,properties}.test.ts',
@@ -18,6 +18,9 @@ const long = [
   'test/vmi/linux/{attach,cache,parser-process}.test.ts',
   'test/vmi/linux/integrity/{confirm,exhaust,hostile}.test.ts',
 ]
+
+// What takes times: alone on the machine, whose two processors its own processes keep busy.
+const timed = ['test/broker/fair.test.ts']
 
 const xen = { fileParallelism: false, isolate: false, testTimeout: 900_000, hookTimeout: 900_000 }
 
@@ -34,11 +37,12 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/rig/**', ...built, ...long],
+          exclude: ['test/rig/**', ...built, ...long, ...timed],
           testTimeout: 60_000,
         },
       },
       { extends: true, test: { name: 'long', include: long, testTimeout: 60_000 } },
+      { extends: true, test: { name: 'timed', include: timed, fileParallelism: false, testTimeout: 60_000 } },
       {
         // Real VMs: one file after the other, generous limits (two cores, software emulation).
         extends: true,

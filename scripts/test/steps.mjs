@@ -150,6 +150,7 @@ export const steps = [
     what: 'attacks, crashes, scale and whole processes, without VMs',
     run: vitest('long', { minutes: 15 }),
   },
+  { name: 'timed', what: 'what a flood leaves to others, alone on the machine', run: vitest('timed') },
   { name: 'fuzz', what: 'page walker and structure walks, a bounded run', beside: true, run: fuzz },
   {
     name: 'crash',

@@ -55,7 +55,7 @@ export class DelegationTarget extends RpcTarget {
     })
   }
 
-  walk(message: unknown, job?: unknown): Promise<Uint8Array> {
+  walk(message: unknown, job?: unknown): Promise<Uint8Array[]> {
     return this.#memory('memory.walk', job, () => {
       const { plans, resultBytes } = decodeWalks(message)
       return {
@@ -67,7 +67,7 @@ export class DelegationTarget extends RpcTarget {
     })
   }
 
-  pages(message: unknown, job?: unknown): Promise<Uint8Array> {
+  pages(message: unknown, job?: unknown): Promise<Uint8Array[]> {
     return this.#memory('memory.pages', job, () => {
       const request = decodePages(message)
       return {
@@ -89,7 +89,7 @@ export class DelegationTarget extends RpcTarget {
     })
   }
 
-  digest(message: unknown, job?: unknown): Promise<Uint8Array> {
+  digest(message: unknown, job?: unknown): Promise<Uint8Array[]> {
     return this.#memory('memory.digest', job, () => {
       const { request, pages } = decodeDigest(message)
       return {

@@ -62,21 +62,3 @@ export function word(workspace: Workspace, index: number): number {
 export function fault(reason: number, level: number, address: bigint, entry: bigint): Fault {
   return { reason: REASONS[reason] ?? 'source', address, level, entry }
 }
-
-/** Joins parts of equal type, or passes the only one on. */
-export function join(parts: readonly Uint8Array[]): Uint8Array {
-  if (parts.length === 1) return parts[0] as Uint8Array
-  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
-  let at = 0
-  for (const part of parts) {
-    whole.set(part, at)
-    at += part.length
-  }
-  return whole
-}
-
-/** Joined bytes as u64: parts come from {@link Uint8Array.slice}, so they begin on a word. */
-export function join64(parts: readonly Uint8Array[]): BigUint64Array {
-  const whole = join(parts)
-  return new BigUint64Array(whole.buffer, whole.byteOffset, whole.length / 8)
-}

@@ -1,5 +1,6 @@
 import { checkInteger, checkLimit, checkRange, checkSpace, invalid } from './local-check.js'
-import { ended, join, join64, type Operation, type Slice, scratch, type Workspace, word } from './local-operation.js'
+import { ended, type Operation, type Slice, scratch, type Workspace, word } from './local-operation.js'
+import { Table, words } from './local-table.js'
 import { type PagesRequest, type PagesResult, PHYSICAL } from './memory.js'
 
 const ROWS = 2048
@@ -9,9 +10,9 @@ const ROW_BYTES = 25
 export class PagesOperation implements Operation<PagesResult> {
   readonly #request: PagesRequest
   readonly #last: bigint
-  readonly #parts: Uint8Array[][] = [[], [], []]
-  readonly #flags: Uint8Array[] = []
-  #runs = 0
+  /** Virtual, physical, size, flags. */
+  readonly #table = new Table([8, 8, 8, 1])
+  #found = false
   #end: PagesResult['end'] = 'complete'
   #next = 0n
 
@@ -26,7 +27,13 @@ export class PagesOperation implements Operation<PagesResult> {
     this.#request = request
   }
 
-  step({ shim, handle, flags, budget }: Slice, workspace: Workspace): boolean {
+  step(slice: Slice, workspace: Workspace): boolean {
+    if (this.#found) return this.#table.join()
+    this.#found = this.#find(slice, workspace)
+    return this.#found && this.#table.whole
+  }
+
+  #find({ shim, handle, flags, budget }: Slice, workspace: Workspace): boolean {
     const { space, start, want = 0, limit } = this.#request
     const out = scratch(workspace, ROWS * ROW_BYTES)
     const result = shim.ca_pages(
@@ -44,12 +51,7 @@ export class PagesOperation implements Operation<PagesResult> {
       workspace.status,
     )
     const done = ended(shim, result)
-    const count = word(workspace, 0)
-    if (count > 0) {
-      this.#runs += count
-      for (const [i, parts] of this.#parts.entries()) parts.push(out.slice(i * ROWS * 8, i * ROWS * 8 + count * 8))
-      this.#flags.push(out.slice(ROWS * 24, ROWS * 24 + count))
-    }
+    this.#table.add(out, ROWS, word(workspace, 0))
     if (done) {
       this.#end = word(workspace, 1) === 0 ? 'complete' : 'limit'
       this.#next = this.#end === 'limit' ? (workspace.status[2] ?? 0n) : this.#request.end
@@ -58,13 +60,13 @@ export class PagesOperation implements Operation<PagesResult> {
   }
 
   result(consistent: boolean): PagesResult {
-    const [virtual = [], physical = [], sizes = []] = this.#parts
+    const [virtual, physical, sizes, flags] = this.#table.columns() as [Uint8Array, Uint8Array, Uint8Array, Uint8Array]
     return {
-      runs: this.#runs,
-      virtual: join64(virtual),
-      physical: join64(physical),
-      sizes: join64(sizes),
-      flags: join(this.#flags),
+      runs: this.#table.rows,
+      virtual: words(virtual),
+      physical: words(physical),
+      sizes: words(sizes),
+      flags,
       end: this.#end,
       next: this.#next,
       consistent,

@@ -1,15 +1,6 @@
 import { checkPlan } from './local-check.js'
-import {
-  ended,
-  fault,
-  join,
-  join64,
-  type Operation,
-  type Slice,
-  scratch,
-  type Workspace,
-  word,
-} from './local-operation.js'
+import { ended, fault, type Operation, type Slice, scratch, type Workspace, word } from './local-operation.js'
+import { Table, words } from './local-table.js'
 import { type Fault, LIMITS, type WalkPlan, type WalkResult } from './memory.js'
 
 /** enum ca_walk_kind. */
@@ -48,26 +39,22 @@ function encode(plan: WalkPlan): BigUint64Array {
   return words
 }
 
-/** One structure walk: rows come in chunks, column by column, and are joined at the end. */
+/** One structure walk. The columns of its table: addresses, those of the plan, the cells' states. */
 export class WalkOperation implements Operation<WalkResult> {
-  readonly #plan: WalkPlan
   readonly #encoded: BigUint64Array
   readonly #rowBytes: number
   #rows: number
   #maxRows: number
-  readonly #addresses: Uint8Array[] = []
-  readonly #cells: Uint8Array[] = []
-  readonly #columns: Uint8Array[][]
-  #total = 0
+  readonly #table: Table
+  #walked = false
   #end: WalkResult['end'] = 'complete'
   #fault: Fault | undefined
   #period = 0
 
   constructor(plan: WalkPlan) {
-    this.#plan = plan
     this.#rowBytes = checkPlan(plan)
     this.#encoded = encode(plan)
-    this.#columns = plan.columns.map(() => [])
+    this.#table = new Table([8, ...plan.columns.map(({ size }) => size), plan.columns.length])
     // One row more than the limit, so that the same crossing finds out whether there was more.
     this.#rows = Math.min(plan.limit + 1, Math.max(1, Math.floor(CHUNK / this.#rowBytes)))
     this.#maxRows = Math.floor(LIMITS.resultBytes / this.#rowBytes)
@@ -81,10 +68,16 @@ export class WalkOperation implements Operation<WalkResult> {
 
   /** Result bytes held so far. */
   get bytes(): number {
-    return this.#total * this.#rowBytes
+    return this.#table.rows * this.#rowBytes
   }
 
-  step({ shim, handle, flags, budget }: Slice, workspace: Workspace): boolean {
+  step(slice: Slice, workspace: Workspace): boolean {
+    if (this.#walked) return this.#table.join()
+    this.#walked = this.#walk(slice, workspace)
+    return this.#walked && this.#table.whole
+  }
+
+  #walk({ shim, handle, flags, budget }: Slice, workspace: Workspace): boolean {
     const rows = this.#rows
     if (rows === 0) {
       this.#end = 'limit'
@@ -105,7 +98,7 @@ export class WalkOperation implements Operation<WalkResult> {
       workspace.status,
     )
     const done = ended(shim, result)
-    this.#take(out, rows, word(workspace, 0))
+    this.#table.add(out, rows, word(workspace, 0))
     if (done) {
       this.#end = ENDS[word(workspace, 1)] ?? 'fault'
       this.#period = word(workspace, 6)
@@ -115,31 +108,21 @@ export class WalkOperation implements Operation<WalkResult> {
       }
       return true
     }
-    if (this.#total + rows <= this.#maxRows) return false
+    if (this.#table.rows + rows <= this.#maxRows) return false
     this.#end = 'limit'
     return true
   }
 
-  #take(out: Uint8Array, rows: number, count: number): void {
-    if (count === 0) return
-    this.#total += count
-    this.#addresses.push(out.slice(0, count * 8))
-    let at = rows * 8
-    for (const [i, { size }] of this.#plan.columns.entries()) {
-      this.#columns[i]?.push(out.slice(at, at + count * size))
-      at += rows * size
-    }
-    this.#cells.push(out.slice(at, at + count * this.#plan.columns.length))
-  }
-
   result(consistent: boolean): WalkResult {
-    const addresses = join64(this.#addresses)
-    const rows = this.#end === 'cycle' ? distinctRows(addresses, this.#period) : this.#total
+    const [all] = this.#table.columns()
+    const rows = this.#end === 'cycle' ? distinctRows(words(all), this.#period) : this.#table.rows
+    const [addresses, ...columns] = this.#table.columns(rows)
+    const cells = columns.pop() as Uint8Array
     return {
       rows,
-      addresses: addresses.subarray(0, rows),
-      columns: this.#columns.map((parts, i) => join(parts).subarray(0, rows * (this.#plan.columns[i]?.size ?? 0))),
-      cells: join(this.#cells).subarray(0, rows * this.#plan.columns.length),
+      addresses: words(addresses),
+      columns,
+      cells,
       end: this.#end,
       ...(this.#fault === undefined ? {} : { fault: this.#fault }),
       consistent,
@@ -153,8 +136,11 @@ export class WalkOperation implements Operation<WalkResult> {
  */
 function distinctRows(addresses: BigUint64Array, period: number): number {
   if (period === 0) return addresses.length
+  // By halves: a bigint of each would cost more than all the rest.
+  const halves = new Uint32Array(addresses.buffer, addresses.byteOffset, addresses.length * 2)
   for (let i = 0; i + period < addresses.length; i++) {
-    if (addresses[i] === addresses[i + period]) return i + period
+    const [here, there] = [2 * i, 2 * (i + period)]
+    if (halves[here] === halves[there] && halves[here + 1] === halves[there + 1]) return i + period
   }
   return addresses.length
 }

@@ -7,6 +7,15 @@ import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
 import { afterAll } from 'vitest'
 
+export interface ChildOptions {
+  readonly uid?: number
+  readonly gid?: number
+  /** All of its threads leave the processors to whoever else wants them. */
+  readonly polite?: boolean
+  /** Node's own. */
+  readonly flags?: readonly string[]
+}
+
 /** A TypeScript file of this folder as a process of its own. */
 export class Child {
   readonly process: ChildProcess
@@ -19,10 +28,12 @@ export class Child {
     this.#lines = this.#reader[Symbol.asyncIterator]()
   }
 
-  static async start(file: string, args: readonly string[], ids: { uid?: number; gid?: number } = {}): Promise<Child> {
+  static async start(file: string, args: readonly string[], options: ChildOptions = {}): Promise<Child> {
+    const { polite = false, flags = [], ...ids } = options
     const outfile = await bundle(file, ids.uid !== undefined)
-    const child = spawn(process.execPath, [outfile, ...args], { stdio: ['pipe', 'pipe', 'inherit'], ...ids, cwd: '/' })
-    return new Child(child)
+    const words = [...(polite ? ['nice', '-n', '19'] : []), process.execPath, ...flags, outfile, ...args]
+    const [program, ...rest] = words as [string, ...string[]]
+    return new Child(spawn(program, rest, { stdio: ['pipe', 'pipe', 'inherit'], ...ids, cwd: '/' }))
   }
 
   /** The next line it prints, as JSON; undefined when it has ended. */

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { truncate } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,7 +9,7 @@ import { KeyPair } from '../../src/capabilities/keys.js'
 import { mintToken } from '../../src/capabilities/mint.js'
 import { newBootNonce, writeOwners } from '../../src/capabilities/owners.js'
 import { tokenToText } from '../../src/capabilities/token.js'
-import { Child } from './child.js'
+import { Child, type ChildOptions } from './child.js'
 
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
@@ -20,6 +20,10 @@ const BOUND = 5
 const STRETCHES = 12
 const STRETCH_MS = 400
 
+const unit = readFileSync(new URL('../../examples/broker/cloudapp-broker.service', import.meta.url), 'utf8')
+/** Node's flags, as the broker is run under systemd. */
+const AS_IN_THE_UNIT = { flags: (/^Environment=NODE_OPTIONS=(.+)$/m.exec(unit)?.[1] ?? '').split(' ') }
+
 const folder = mkdtempSync(join(tmpdir(), 'cloudapp-fair-'))
 const file = (name: string) => join(folder, name)
 const children: Child[] = []
@@ -28,8 +32,8 @@ let victim: Child
 let flooder: Child
 let tokens: { readonly one: string; readonly sixteen: string }
 
-async function start(...args: string[]): Promise<Child> {
-  const child = await Child.start('fair-child.ts', [file('broker.sock'), ...args])
+async function start(args: readonly string[], options: ChildOptions = {}): Promise<Child> {
+  const child = await Child.start('fair-child.ts', [file('broker.sock'), ...args], options)
   children.push(child)
   await child.next()
   return child
@@ -63,9 +67,10 @@ beforeAll(async () => {
   let sixteen = one
   for (let i = 0; i < 15; i++) sixteen = attenuateToken(sixteen, { holder: hostile })
   tokens = { one: tokenToText(one), sixteen: tokenToText(sixteen) }
-  broker = await start('broker', file('broker'), file('owners.json'), file('state'))
-  victim = await start('holder', file('reader'), brokerKey.publicKey)
-  flooder = await start('holder', file('hostile'), brokerKey.publicKey)
+  broker = await start(['broker', file('broker'), file('owners.json'), file('state')], AS_IN_THE_UNIT)
+  victim = await start(['holder', file('reader'), brokerKey.publicKey])
+  // What it makes of its answers is not the broker's doing: it gets what the others leave of the processors.
+  flooder = await start(['holder', file('hostile'), brokerKey.publicKey], { polite: true })
   await ask(victim, { op: 'open', token: tokenToText(mint(reader)) })
 })
 

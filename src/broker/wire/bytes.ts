@@ -1,7 +1,16 @@
 import { CloudAppError } from '../../errors.js'
 
+/** From this length on bytes travel beside the table of a result instead of in it, so that they are not copied. */
+const BESIDE = 16_384
+
+/** How many bytes of the table {@link ByteWriter.large} takes. */
+export function inTable(value: Uint8Array | BigUint64Array): number {
+  return value.byteLength < BESIDE ? value.byteLength : 0
+}
+
 /** Writes little-endian fields one after the other. */
 export class ByteWriter {
+  readonly #beside: Uint8Array[] = []
   #bytes: Uint8Array
   #view: DataView
   #at = 0
@@ -49,11 +58,22 @@ export class ByteWriter {
   }
 
   u64s(values: BigUint64Array): void {
-    this.bytes(new Uint8Array(values.buffer, values.byteOffset, values.byteLength))
+    this.bytes(plain(values))
+  }
+
+  /** Bytes that may be many: if so they are not copied, and belong to the {@link message} from here on. */
+  large(value: Uint8Array | BigUint64Array): void {
+    if (inTable(value) === value.byteLength) this.bytes(plain(value))
+    else this.#beside.push(plain(value))
   }
 
   done(): Uint8Array {
     return this.#bytes.subarray(0, this.#at)
+  }
+
+  /** What was written, and after it what lies beside it, in its order. */
+  message(): Uint8Array[] {
+    return [this.done(), ...this.#beside]
   }
 
   #room(more: number): void {
@@ -68,14 +88,16 @@ export class ByteWriter {
 
 /** Reads what a {@link ByteWriter} of a peer wrote, trusting none of it. */
 export class ByteReader {
+  readonly #beside: readonly unknown[]
+  #taken = 0
   readonly #bytes: Uint8Array
   readonly #view: DataView
   #at = 0
 
-  constructor(bytes: unknown) {
+  constructor(bytes: unknown, beside: readonly unknown[] = []) {
     if (!(bytes instanceof Uint8Array)) throw malformed('bytes are missing')
-    // A Buffer's views would be Buffers too.
-    this.#bytes = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    this.#beside = beside
+    this.#bytes = plain(bytes)
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   }
 
@@ -121,13 +143,25 @@ export class ByteReader {
     return new BigUint64Array(this.bytes(count * 8).slice().buffer)
   }
 
+  /** What {@link ByteWriter.large} wrote. */
+  large(length: number): Uint8Array {
+    if (length < BESIDE) return this.bytes(length)
+    const value = this.#beside[this.#taken++]
+    if (!(value instanceof Uint8Array) || value.length !== length) throw malformed('a result of a wrong size')
+    return plain(value)
+  }
+
+  largeU64s(count: number): BigUint64Array {
+    return new BigUint64Array(this.large(count * 8).slice().buffer)
+  }
+
   /** How many bytes are left: no count may promise more. */
   get left(): number {
     return this.#bytes.length - this.#at
   }
 
   finish(): void {
-    if (this.left !== 0) throw malformed('bytes after the end')
+    if (this.left !== 0 || this.#taken !== this.#beside.length) throw malformed('bytes after the end')
   }
 
   #take(length: number): number {
@@ -138,6 +172,11 @@ export class ByteReader {
   }
 }
 
+/** The same bytes; a Buffer's views would be Buffers too. */
+function plain(value: Uint8Array | BigUint64Array): Uint8Array {
+  return new Uint8Array(value.buffer, value.byteOffset, value.byteLength)
+}
+
 export function malformed(what: string): CloudAppError {
   return new CloudAppError('ERR_CLOUDAPP_PROTOCOL', `A malformed memory message: ${what}`)
 }
@@ -145,6 +184,15 @@ export function malformed(what: string): CloudAppError {
 /** Runs `body` with a fresh reader over `message` and refuses what it leaves over. */
 export function decodeWith<T>(message: unknown, body: (reader: ByteReader) => T): T {
   const reader = new ByteReader(message)
+  const result = body(reader)
+  reader.finish()
+  return result
+}
+
+/** The same for {@link ByteWriter.message}. */
+export function decodeMessage<T>(message: unknown, body: (reader: ByteReader) => T): T {
+  if (!Array.isArray(message)) throw malformed('no table of results')
+  const reader = new ByteReader(message[0], message.slice(1))
   const result = body(reader)
   reader.finish()
   return result

@@ -1,6 +1,6 @@
 import { checkLimit } from '../../vmi/local-check.js'
 import type { Fault, FaultReason, ReadRequest, ReadResult, WriteRequest, WriteResult } from '../../vmi/memory.js'
-import { type ByteReader, ByteWriter, decodeWith, malformed } from './bytes.js'
+import { type ByteReader, ByteWriter, decodeMessage, decodeWith, inTable, malformed } from './bytes.js'
 
 const REASONS: readonly FaultReason[] = [
   'not-present',
@@ -78,17 +78,11 @@ export function decodeReads(message: unknown): { readonly requests: ReadRequest[
   })
 }
 
-/** Bytes of one result from which on they travel beside the table instead of in it, so that they are not copied. */
-const BESIDE = 16_384
-
-/** The results: a table, and the long ones beside it. */
+/** A table of the results, and the long ones beside it. */
 export function encodeReadResults(results: readonly ReadResult[]): Uint8Array[] {
   let size = 4
-  for (const { bytes, faults } of results) {
-    size += 9 + (bytes.length < BESIDE ? bytes.length : 0) + faults.length * (FAULT + 4)
-  }
+  for (const { bytes, faults } of results) size += 9 + inTable(bytes) + faults.length * (FAULT + 4)
   const writer = new ByteWriter(size)
-  const message: Uint8Array[] = [new Uint8Array()]
   writer.u32(results.length)
   for (const { bytes, faults, consistent } of results) {
     writer.u8(consistent ? 1 : 0)
@@ -98,18 +92,14 @@ export function encodeReadResults(results: readonly ReadResult[]): Uint8Array[] 
       writer.u32(fault.index)
       writeFault(writer, fault)
     }
-    if (bytes.length < BESIDE) writer.bytes(bytes)
-    else message.push(bytes)
+    writer.large(bytes)
   }
-  message[0] = writer.done()
-  return message
+  return writer.message()
 }
 
 /** The results, in the shape of what was asked. @throws CloudAppError `ERR_CLOUDAPP_PROTOCOL` */
 export function decodeReadResults(message: unknown, requests: readonly ReadRequest[]): ReadResult[] {
-  if (!Array.isArray(message)) throw malformed('no table of results')
-  let beside = 1
-  const results = decodeWith(message[0], (reader) => {
+  return decodeMessage(message, (reader) => {
     if (reader.u32() !== requests.length) throw malformed('not as many results as requests')
     return requests.map(({ at, length }) => {
       const addresses = typeof at === 'bigint' ? 1 : at.length
@@ -123,17 +113,9 @@ export function decodeReadResults(message: unknown, requests: readonly ReadReque
         if (index >= addresses) throw malformed('a fault at no address')
         faults.push({ index, ...readFault(reader) })
       }
-      const bytes = size < BESIDE ? reader.bytes(size) : plainBytes(message[beside++], size)
-      return { bytes, faults, consistent }
+      return { bytes: reader.large(size), faults, consistent }
     })
   })
-  if (message.length !== beside) throw malformed('bytes of no result')
-  return results
-}
-
-function plainBytes(value: unknown, size: number): Uint8Array {
-  if (!(value instanceof Uint8Array) || value.length !== size) throw malformed('a result of a wrong size')
-  return new Uint8Array(value.buffer, value.byteOffset, size)
 }
 
 /** A batch of writes: count, then for each space, address, length, bytes. @throws CloudAppError `ERR_CLOUDAPP_LIMIT` */

@@ -7,7 +7,7 @@ import type {
   SearchRequest,
   SearchResult,
 } from '../../vmi/memory.js'
-import { ByteWriter, decodeWith, malformed } from './bytes.js'
+import { ByteWriter, decodeMessage, decodeWith, inTable, malformed } from './bytes.js'
 
 /** Bytes of a page as digests count them. */
 const PAGE = 4096n
@@ -37,30 +37,28 @@ export function decodePages(message: unknown): PagesRequest {
   })
 }
 
-export function encodePagesResult(result: PagesResult): Uint8Array {
-  const writer = new ByteWriter(16 + result.runs * 25)
+export function encodePagesResult(result: PagesResult): Uint8Array[] {
+  const columns = [result.virtual, result.physical, result.sizes, result.flags]
+  const writer = new ByteWriter(columns.reduce((size, column) => size + inTable(column), 16))
   writer.u8(result.consistent ? 1 : 0)
   writer.u8(result.end === 'limit' ? 1 : 0)
   writer.end(result.next)
   writer.u32(result.runs)
-  writer.u64s(result.virtual)
-  writer.u64s(result.physical)
-  writer.u64s(result.sizes)
-  writer.bytes(result.flags)
-  return writer.done()
+  for (const column of columns) writer.large(column)
+  return writer.message()
 }
 
 export function decodePagesResult(message: unknown, request: PagesRequest): PagesResult {
-  return decodeWith(message, (reader) => {
+  return decodeMessage(message, (reader) => {
     const consistent = reader.flag()
     const end = reader.flag() ? 'limit' : 'complete'
     const next = reader.end()
     const runs = reader.u32()
     if (runs > request.limit) throw malformed('more runs than asked')
-    const virtual = reader.u64s(runs)
-    const physical = reader.u64s(runs)
-    const sizes = reader.u64s(runs)
-    return { runs, virtual, physical, sizes, flags: reader.bytes(runs), end, next, consistent }
+    const virtual = reader.largeU64s(runs)
+    const physical = reader.largeU64s(runs)
+    const sizes = reader.largeU64s(runs)
+    return { runs, virtual, physical, sizes, flags: reader.large(runs), end, next, consistent }
   })
 }
 
@@ -156,20 +154,20 @@ function pagesOf(request: DigestRequest): number {
   return pages
 }
 
-export function encodeDigestResult(result: DigestResult): Uint8Array {
-  const writer = new ByteWriter(8 + result.pages * 33)
+export function encodeDigestResult(result: DigestResult): Uint8Array[] {
+  const writer = new ByteWriter(8 + inTable(result.digests) + inTable(result.present))
   writer.u8(result.consistent ? 1 : 0)
   writer.u32(result.pages)
-  writer.bytes(result.digests)
-  writer.bytes(result.present)
-  return writer.done()
+  writer.large(result.digests)
+  writer.large(result.present)
+  return writer.message()
 }
 
 export function decodeDigestResult(message: unknown, request: DigestRequest): DigestResult {
-  return decodeWith(message, (reader) => {
+  return decodeMessage(message, (reader) => {
     const consistent = reader.flag()
     const pages = reader.u32()
     if (pages > pagesOf(request)) throw malformed('more pages than asked')
-    return { pages, digests: reader.bytes(pages * 32), present: reader.bytes(pages), consistent }
+    return { pages, digests: reader.large(pages * 32), present: reader.large(pages), consistent }
   })
 }

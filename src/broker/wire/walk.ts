@@ -1,6 +1,6 @@
 import { checkLimit } from '../../vmi/local-check.js'
 import { CellState, type Column, LIMITS, type WalkPlan, type WalkResult } from '../../vmi/memory.js'
-import { type ByteReader, ByteWriter, decodeWith, malformed } from './bytes.js'
+import { type ByteReader, ByteWriter, decodeMessage, decodeWith, inTable, malformed } from './bytes.js'
 import { readFault, writeFault } from './read.js'
 
 // The order is the number on the wire.
@@ -109,11 +109,11 @@ function decodePlan(reader: ByteReader): WalkPlan {
   }
 }
 
-export function encodeWalkResults(results: readonly WalkResult[]): Uint8Array {
+export function encodeWalkResults(results: readonly WalkResult[]): Uint8Array[] {
   let size = 4
   for (const { addresses, columns, cells } of results) {
-    size += 24 + addresses.byteLength + cells.length
-    for (const column of columns) size += column.length
+    size += 25 + inTable(addresses) + inTable(cells)
+    for (const column of columns) size += inTable(column)
   }
   const writer = new ByteWriter(size)
   writer.u32(results.length)
@@ -123,16 +123,16 @@ export function encodeWalkResults(results: readonly WalkResult[]): Uint8Array {
     writer.u8(result.fault === undefined ? 0 : 1)
     if (result.fault !== undefined) writeFault(writer, result.fault)
     writer.u32(result.rows)
-    writer.u64s(result.addresses)
-    for (const column of result.columns) writer.bytes(column)
-    writer.bytes(result.cells)
+    writer.large(result.addresses)
+    for (const column of result.columns) writer.large(column)
+    writer.large(result.cells)
   }
-  return writer.done()
+  return writer.message()
 }
 
 /** @throws CloudAppError `ERR_CLOUDAPP_PROTOCOL` */
 export function decodeWalkResults(message: unknown, plans: readonly WalkPlan[]): WalkResult[] {
-  return decodeWith(message, (reader) => {
+  return decodeMessage(message, (reader) => {
     if (reader.u32() !== plans.length) throw malformed('not as many results as plans')
     return plans.map((plan) => {
       const consistent = reader.flag()
@@ -141,9 +141,9 @@ export function decodeWalkResults(message: unknown, plans: readonly WalkPlan[]):
       const fault = reader.flag() ? readFault(reader) : undefined
       const rows = reader.u32()
       if (rows > plan.limit) throw malformed('more rows than asked')
-      const addresses = reader.u64s(rows)
-      const columns = plan.columns.map(({ size }) => reader.bytes(rows * size))
-      const cells = reader.bytes(rows * columns.length)
+      const addresses = reader.largeU64s(rows)
+      const columns = plan.columns.map(({ size }) => reader.large(rows * size))
+      const cells = reader.large(rows * columns.length)
       for (const cell of cells) if (cell > CellState.Fault) throw malformed('an unknown cell state')
       return { rows, addresses, columns, cells, end, consistent, ...(fault === undefined ? {} : { fault }) }
     })
