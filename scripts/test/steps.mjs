@@ -47,26 +47,30 @@ const vitest =
     return { ...counts, passed: counts.passed.length }
   }
 
-/** How often a file may be run again because a guest of it was lost: one of some 25 is, when Node runs in it. */
+/** How often a file may be run again because emulation lost a guest of it: one of some 25, when Node runs in it. */
 const AGAIN = 2
+/** Minutes all of it may take, and one more run. */
+const XEN_MINUTES = { all: 65, again: 20 }
 
 /**
- * The Xen suite. What failed in a file of which a guest ended in a triple fault, as emulation now and then brings it about
- * (test/rig/xen/lib/lost.ts), says little: that file is run again, on a host of its own, and then counts as it ends. One
+ * The Xen suite. What failed in a file of which a guest ended in a triple fault, or dom0 fell silent, as emulation now and then
+ * brings it about (test/rig/xen/lib/lost.ts), says little: that file is run again, on a host of its own, and then counts as it ends. One
  * host at a time: two on two processors are four times slower, as a processor of one spins while the other's is not on.
  */
 async function xenSuite() {
   const lost = join(root, 'build', 'test-counts', 'xen-lost')
   const env = { RIG_LOST: lost }
   rmSync(lost, { force: true })
+  const end = Date.now() + XEN_MINUTES.all * 60_000
   let counts = await vitestOnce('xen', { minutes: 45, env })
   for (let again = 1; again <= AGAIN; again++) {
     const told = existsSync(lost) ? readFileSync(lost, 'utf8').split('\n') : []
     const files = [...new Set(told)].filter((file) => file !== '' && counts.failed.some((name) => isOf(name, file)))
     if (files.length === 0) break
-    process.stdout.write(`once more, because a guest ended in a triple fault: ${files.join(', ')}\n`)
+    process.stdout.write(`once more, because emulation lost a guest or the host: ${files.join(', ')}\n`)
     rmSync(lost, { force: true })
-    const next = await vitestOnce('xen', { minutes: 20, label: `xen-again-${again}`, filters: files, env })
+    const minutes = Math.max(1, Math.min(XEN_MINUTES.again, (end - Date.now()) / 60_000))
+    const next = await vitestOnce('xen', { minutes, label: `xen-again-${again}`, filters: files, env })
     const others = (tests) => tests.filter((test) => !files.some((file) => isOf(test.name ?? test, file)))
     counts = {
       passed: [...others(counts.passed), ...next.passed],

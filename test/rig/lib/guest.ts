@@ -14,6 +14,9 @@ export interface GuestRunOptions {
   readonly check?: boolean
 }
 
+/** No answer within the time given. */
+export class Silence extends Error {}
+
 /** Longest line taken from the guest: base64 of about 12 MiB. */
 const LINE_LIMIT = 16 * 1024 * 1024
 /** Longest script in one line; the guest's tty buffers 64 KiB and has no flow control. */
@@ -123,7 +126,7 @@ export class GuestAgent {
       if (this.failure) return reject(this.failure)
       const timer = setTimeout(() => {
         this.waiting.delete(id)
-        reject(new Error(`Waited ${timeoutMs} ms in vain for ${what}`))
+        reject(new Silence(`Waited ${timeoutMs} ms in vain for ${what}`))
       }, timeoutMs)
       const settle = <T>(then: (value: T) => void) => {
         return (value: T): void => {

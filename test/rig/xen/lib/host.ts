@@ -1,4 +1,5 @@
 import { copyFileSync, readFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import path from 'node:path'
 import { GuestAgent } from '../../lib/guest.js'
 import { kernel as findKernel, type Kernel } from '../../lib/kernels.js'
@@ -8,7 +9,7 @@ import { createGuest, type GuestOptions } from './create.js'
 import { Dom0 } from './dom0.js'
 import type { XenGuest } from './guest.js'
 import { dom0Initrd, dom0Root, hypervisor } from './image.js'
-import { watchConsole } from './lost.js'
+import { noteSilence, watchConsole } from './lost.js'
 import { Mailbox } from './mailbox.js'
 import { payload } from './payload.js'
 
@@ -37,6 +38,8 @@ const XEN = [
 /** A Xen host. `await using xen = await bootXen()`. */
 export class XenHost implements AsyncDisposable {
   private ended = false
+  /** It runs, and dom0 does not answer any more. */
+  silent = false
 
   private constructor(
     readonly dom0: Dom0,
@@ -89,6 +92,7 @@ export class XenHost implements AsyncDisposable {
         ...disk(3, root, ',snapshot=on'),
         ...disk(4, app, ',snapshot=on'),
         ...['-chardev', `file,id=console,path=${at('console')}`, '-serial', 'chardev:console'],
+        ...['-monitor', `unix:${at('monitor')},server=on,wait=off`],
         ...['-chardev', `socket,id=agent,path=${at('agent.sock')}`, '-serial', 'chardev:agent'],
       ],
       { stdio: ['ignore', 'ignore', 'pipe'] },
@@ -105,8 +109,10 @@ export class XenHost implements AsyncDisposable {
     options.signal?.addEventListener('abort', onAbort, { once: true })
     try {
       await agent.ready(options.timeoutMs ?? 300_000)
-      const dom0 = new Dom0(agent, mailbox)
-      return new XenHost(dom0, at('console'), kernel, folder, agent, child, options)
+      let host: XenHost | undefined
+      const dom0 = new Dom0(agent, mailbox, () => host?.lose())
+      host = new XenHost(dom0, at('console'), kernel, folder, agent, child, options)
+      return host
     } catch (error) {
       const said = tail()
       agent.close()
@@ -135,7 +141,13 @@ export class XenHost implements AsyncDisposable {
     const said = await this.dom0.run(script, { check: false }).catch((error: Error) => ({
       stdout: `dom0 does not answer: ${error.message}`,
     }))
-    return `--- Xen and dom0\n${this.consoleTail(2048)}\n${said.stdout}`
+    const registers = this.silent ? await monitor(path.join(this.folder, 'monitor'), 'info registers -a') : ''
+    return `--- Xen and dom0\n${this.consoleTail(2048)}\n${said.stdout}\n${registers}`
+  }
+
+  private lose(): void {
+    this.silent = true
+    noteSilence()
   }
 
   /** Ends QEMU, and all domains with it. Idempotent. */
@@ -150,6 +162,23 @@ export class XenHost implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
+}
+
+/** What QEMU's monitor answers in two seconds. */
+async function monitor(socket: string, command: string): Promise<string> {
+  const client = connect(socket)
+  let said = ''
+  client.on('data', (chunk) => {
+    said += chunk.toString()
+  })
+  client.on('error', (error) => {
+    said += String(error)
+  })
+  client.write(`${command}\n`)
+  await new Promise((resolve) => setTimeout(resolve, 2000))
+  client.destroy()
+  // The vector registers say nothing of where it hangs.
+  return said.replaceAll('\r', '').replace(/^(?:YMM|FPR).*\n/gm, '')
 }
 
 /** Boots a Xen host in which guests can be created. */

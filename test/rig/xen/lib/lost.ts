@@ -46,12 +46,25 @@ export function lostSoFar(which: (fault: TripleFault) => boolean = () => true): 
   return consoles.reduce((sum, file) => sum + tripleFaults(read(file)).filter(which).length, 0)
 }
 
+let silences = 0
+
+/** A host's dom0 does not answer any more. */
+export function noteSilence(): void {
+  silences++
+}
+
+/** What emulation took so far, as a text that changes with each loss. */
+export function losses(): string {
+  return `${lostSoFar()} guests ended in a triple fault, dom0 fell silent ${silences} times`
+}
+
 /**
- * Notes, for who runs the tests, that a guest ended in a triple fault while a test file ran. Linux has a handler for every
- * exception, and none of the tests takes it away: that a guest ends so says, almost always, nothing about what is tested.
+ * Notes, for who runs the tests, that a guest ended in a triple fault, or dom0 fell silent, while a test file ran. Linux has a
+ * handler for every exception, and none of the tests takes it away: that a guest ends so says, almost always, nothing about
+ * what is tested.
  */
 export function noteLost(testFile: string): void {
-  process.stderr.write(`rig: a guest of ${testFile} ended in a triple fault\n`)
+  process.stderr.write(`rig: in ${testFile}: ${losses()}\n`)
   const { RIG_LOST } = process.env
   if (RIG_LOST) appendFileSync(RIG_LOST, `${testFile}\n`)
 }

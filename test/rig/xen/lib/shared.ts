@@ -2,7 +2,7 @@ import path from 'node:path'
 import { afterAll, beforeEach, expect } from 'vitest'
 import type { RigOptions } from '../../lib/types.js'
 import { bootXen, type XenHost } from './host.js'
-import { lostSoFar, noteLost } from './lost.js'
+import { losses, noteLost } from './lost.js'
 
 /** With CLOUDAPP_RIG_VERBOSE, the long steps of the rig say what they do. */
 export const verbose: RigOptions = process.env.CLOUDAPP_RIG_VERBOSE
@@ -14,16 +14,21 @@ export const verbose: RigOptions = process.env.CLOUDAPP_RIG_VERBOSE
 let host: Promise<XenHost> | undefined
 
 /** The host the test files of the suite share; for `beforeAll`. */
-export function sharedXen(): Promise<XenHost> {
+export async function sharedXen(): Promise<XenHost> {
   host ??= bootXen(verbose)
+  const booted = await host
+  if (!booted.silent) return booted
+  // What is left of it says nothing about other files.
+  await booted.close()
+  host = bootXen(verbose)
   return host
 }
 
-/** Notes if a guest ends in a triple fault while this file runs. Called after the file's own hooks: it looks before they end the host. */
+/** Notes if a guest ends in a triple fault, or dom0 falls silent, while this file runs. Called after the file's own hooks: it looks before they end the host. */
 export function watchForLost(): void {
-  const before = lostSoFar()
+  const before = losses()
   afterAll(() => {
-    if (lostSoFar() > before) noteLost(path.relative(process.cwd(), expect.getState().testPath ?? ''))
+    if (losses() !== before) noteLost(path.relative(process.cwd(), expect.getState().testPath ?? ''))
   })
 }
 
@@ -32,7 +37,8 @@ export function showConsoles(): void {
   watchForLost()
   beforeEach(({ onTestFailed }) => {
     onTestFailed(async () => {
-      process.stderr.write(`${await (await sharedXen()).logs().catch((error) => String(error))}\n`)
+      const logs = (await host)?.logs() ?? Promise.resolve('no Xen host')
+      process.stderr.write(`${await logs.catch((error) => String(error))}\n`)
     }, 240_000)
   })
 }
