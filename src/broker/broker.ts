@@ -18,6 +18,7 @@ import { DirectClient } from './direct/client.js'
 import type { Lease } from './lease.js'
 import { Meter } from './meter.js'
 import { Recorder } from './recorder.js'
+import { Results } from './results.js'
 import { SeenBlocks } from './seen.js'
 import { BrokerState } from './state.js'
 import { type OpenSource, VmPool } from './vms.js'
@@ -135,6 +136,7 @@ class OpenBroker implements Broker {
       seen: new SeenBlocks(),
       ...(options.supervisor === undefined ? {} : { direct: new DirectClient(options.supervisor) }),
       held: new Map(),
+      results: new Results(),
       end: (lease, reason) => this.#end(lease, reason),
     }
     this.core.vms.onGone = (uuid, reason) => {

@@ -173,7 +173,7 @@ export class Connection {
       const vm = await core.vms.get(owned.uuid)
       // Revoked while the record was written or the VM was opened: the lease's first check would find it, but nobody
       // would have ended it.
-      const lease = new Lease(core, token, owned.name, this.name, this.#gate, this.#quota)
+      const lease = new Lease(core, token, owned.name, this.name, this.#gate, this.#quota, this.#session)
       if (!this.#proven) this.#party = { owner: delegate, session: this.name }
       this.#proven = true
       this.#writer ||= token.grant.rights.includes('memory.write')

@@ -8,6 +8,7 @@ import type { DirectClient } from './direct/client.js'
 import type { Lease } from './lease.js'
 import type { Meter } from './meter.js'
 import type { Recorder } from './recorder.js'
+import type { Results } from './results.js'
 import type { SeenBlocks } from './seen.js'
 import type { BrokerState } from './state.js'
 import type { VmPool } from './vms.js'
@@ -22,6 +23,8 @@ export interface BrokerCore {
   readonly recorder: Recorder
   readonly audit: AuditLog
   readonly vms: VmPool
+  /** What is held of guests' memory for each delegate. */
+  readonly results: Results
   /** Who works when on the broker's one thread. */
   readonly turns: Turns
   /** Longest pause of a VM at a time, in ms, whatever the token says. */

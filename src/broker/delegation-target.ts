@@ -7,7 +7,7 @@ import type { GuestVm, VcpuRegisters } from '../vmi/guest.js'
 import { type CallOptions, LIMITS, type Space } from '../vmi/memory.js'
 import { BufferSchema, JobSchema, parseArgument, RightSchema, SectionSchema } from './edge.js'
 import type { HeldEvents } from './held-events.js'
-import { type HeldPause, type Lease, type Operation, unsupported } from './lease.js'
+import { type HeldPause, type Lease, lengthOf, type Operation, unsupported } from './lease.js'
 import { checkBefore, isScoped, readTouches, type Touch } from './scope/touches.js'
 import { decodeReads, decodeWrites, encodeReadResults, encodeWriteResults } from './wire/read.js'
 import {
@@ -242,13 +242,6 @@ export class DelegationTarget extends RpcTarget {
 
 function* spacesOf(touches: Iterable<Touch>): Generator<Space> {
   for (const { space } of touches) yield space
-}
-
-function lengthOf(result: Uint8Array | Uint8Array[]): number {
-  if (result instanceof Uint8Array) return result.length
-  let length = 0
-  for (const part of result) length += part.length
-  return length
 }
 
 /** Events of one program; dropping the stub ends them as well. */

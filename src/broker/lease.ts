@@ -16,6 +16,7 @@ import type { BrokerCore } from './core.js'
 import { HeldEvents, type SubscriptionQuota } from './held-events.js'
 import type { ChainMeter } from './meter.js'
 import { TurnPace } from './pace.js'
+import type { Outlet } from './results.js'
 import { ScopedAccess } from './scope/access.js'
 import { checkBreakpoint, checkProgram } from './scope/programs.js'
 
@@ -53,6 +54,7 @@ export class Lease {
   readonly #core: BrokerCore
   readonly #gate: Gate
   readonly #quota: SubscriptionQuota
+  readonly #outlet: Outlet
   readonly #meter: ChainMeter
   readonly #ended = new AbortController()
   readonly #jobs = new Map<number, AbortController>()
@@ -70,10 +72,12 @@ export class Lease {
     readonly session: string,
     gate: Gate,
     quota: SubscriptionQuota,
+    outlet: Outlet,
   ) {
     this.#core = core
     this.#gate = gate
     this.#quota = quota
+    this.#outlet = outlet
     this.#meter = core.meter.chain(token)
     core.seen.add(token)
     // Each operation under way waits for its turn, or for the end.
@@ -123,23 +127,18 @@ export class Lease {
       if (debited !== undefined) await debited
       const recorded = operation.record?.() ?? recorder.operation(this, action, operation.right)
       if (recorded !== undefined) await recorded
-      const waiting = this.#gate.enter(operation.weight)
-      if (waiting !== undefined) await waiting
-      let result: T
-      try {
+      return await this.#inTurn(operation.weight, async () => {
         // What was cancelled while it waited is not begun.
         cancel?.signal.throwIfAborted()
-        result = await this.#perform(operation, cancel?.signal)
-      } finally {
-        this.#gate.leave(operation.weight)
-      }
-      const bytes = operation.bytes(result)
-      const counted = this.#meter.output(bytes)
-      if (counted !== undefined) await counted
-      recorder.output(this, action, bytes)
-      // The last word: nothing leaves after the end, whatever was on its way.
-      this.#alive()
-      return result
+        const result = await this.#perform(operation, cancel?.signal)
+        const bytes = operation.bytes(result)
+        const counted = this.#meter.output(bytes)
+        if (counted !== undefined) await counted
+        recorder.output(this, action, bytes)
+        // The last word: nothing leaves after the end, whatever was on its way.
+        this.#alive()
+        return result
+      })
     } catch (error) {
       throw this.#refused(action, operation.right, error)
     } finally {
@@ -298,6 +297,27 @@ export class Lease {
     return cancel
   }
 
+  /** Waits until there is room for a result of at most `weight` bytes, in the session and with the delegate. */
+  async #inTurn<T>(weight: number, work: () => Promise<T>): Promise<T> {
+    const { results } = this.#core
+    const waiting = this.#gate.enter(weight)
+    if (waiting !== undefined) await waiting
+    try {
+      const room = results.enter(this.delegate, weight)
+      if (room !== undefined) await room
+      let given = 0
+      try {
+        const result = await work()
+        given = lengthOf(result)
+        return result
+      } finally {
+        results.leave(this.delegate, weight, given, this.#outlet)
+      }
+    } finally {
+      this.#gate.leave(weight)
+    }
+  }
+
   async #perform<T>(operation: Operation<T>, cancelled: AbortSignal | undefined): Promise<T> {
     this.#alive()
     const vm = await this.#core.vms.get(this.uuid)
@@ -375,6 +395,12 @@ async function infoOf(vm: GuestVm, { signal }: OperationCall): Promise<VmInfo> {
   if (own !== undefined) return own.call(vm)
   const vcpus = (await vm.vcpus?.registers({ signal }))?.length ?? 0
   return { state: 'running', memoryBytes: vm.memory?.end ?? 0n, vcpus }
+}
+
+/** Bytes of a result that is guest memory, or a table of it; 0 of another. */
+export function lengthOf(result: unknown): number {
+  if (result instanceof Uint8Array) return result.length
+  return Array.isArray(result) ? result.reduce((length: number, part) => length + lengthOf(part), 0) : 0
 }
 
 export function unsupported(part: string, vm: string): CloudAppError {

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { type FileHandle, open, readFile, rename, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { syncFolder } from '../capabilities/files.js'
 import type { PublicKey } from '../capabilities/keys.js'
 import { CloudAppError } from '../errors.js'
 import { type Deferred, deferred } from '../transport/deferred.js'
@@ -108,7 +109,7 @@ export class BrokerState {
       const state = new BrokerState(path, file, Buffer.byteLength(whole), lines.length, reserve, now)
       for (const line of lines) state.#apply(line)
       if (reserve.used > 0 || state.#slack > 64) await state.#compact()
-      await syncFolder(path)
+      await syncFolder(dirname(path))
       return state
     } catch (cause) {
       throw CloudAppError.is(cause) ? cause : storeError('can not be opened', cause)
@@ -268,7 +269,7 @@ export class BrokerState {
       this.#lines = 0
       return
     }
-    await syncFolder(this.#path)
+    await syncFolder(dirname(this.#path))
     await this.#file.close()
     this.#file = await open(this.#path, 'a', 0o600)
     this.#length = (await stat(this.#path)).size
@@ -302,15 +303,6 @@ export async function readRevocations(folder: string): Promise<(issuer: PublicKe
   }
   const revoked = new Set(lines.flatMap((line) => (line.kind === 'revoked' ? [`${line.issuer} ${line.block}`] : [])))
   return (issuer, block) => revoked.has(`${issuer} ${block}`)
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(dirname(path), 'r')
-  try {
-    await folder.sync()
-  } finally {
-    await folder.close()
-  }
 }
 
 function encode(line: Line): string {

@@ -31,6 +31,10 @@ export class Guard {
   readonly #live = new Map<number, number>()
   /** Those of them whose answer was asked for and not sent. */
   readonly #running = new Map<number, number>()
+  /** Those of them whose answer was not asked for yet. */
+  readonly #unasked = new Set<number>()
+  /** Called when the answers of all calls have been asked for. */
+  onAsked: () => void = () => {}
   readonly #awaited = new Set<number>()
   /** Answers this side asked for and then gave up: each may still come, once. */
   readonly #late = new Set<number>()
@@ -47,6 +51,11 @@ export class Guard {
   /** Calls that run: asked for, not yet answered, not given up. */
   get running(): number {
     return this.#running.size
+  }
+
+  /** Calls whose answers are kept until they are asked for. */
+  get unasked(): number {
+    return this.#unasked.size
   }
 
   /** Calls the peer still holds. */
@@ -91,6 +100,7 @@ export class Guard {
       case 'push':
         arity(message, 2)
         this.#call(message[1], size)
+        this.#unasked.add(this.#received)
         return
       case 'stream':
         if (!this.#allowStreams) throw broken('a stream, which is not allowed here')
@@ -109,6 +119,7 @@ export class Guard {
       case 'pull': {
         arity(message, 2)
         const id = identifier(message[1])
+        this.#ask(id)
         const bytes = this.#live.get(id)
         if (bytes !== undefined && !this.#running.has(id)) {
           this.#running.set(id, bytes)
@@ -133,6 +144,7 @@ export class Guard {
         const count = message[2]
         if (!Number.isSafeInteger(count) || (count as number) < 1 || id === 0) throw broken('a wrong release')
         this.#live.delete(id)
+        this.#ask(id)
         this.#finish(id)
         return
       }
@@ -143,6 +155,11 @@ export class Guard {
       default:
         throw broken('an unknown message')
     }
+  }
+
+  #ask(id: number): void {
+    this.#unasked.delete(id)
+    if (this.#unasked.size === 0) this.onAsked()
   }
 
   #giveUp(id: number): void {

@@ -52,6 +52,11 @@ export interface Session<T> extends AsyncDisposable {
    * is called (to tell the peer) and the wait ends with ERR_CLOUDAPP_ABORTED.
    */
   settle<R>(answer: PromiseLike<R>, options?: { readonly signal?: AbortSignal; cancel?(): void }): Promise<R>
+  /**
+   * Resolves when an answer of `bytes` (at least {@link LARGE_FRAME}), given in this turn of the event loop, has been asked for
+   * and taken by the transport, but for little; or when the session has ended.
+   */
+  taken(bytes: number): Promise<void>
   /** Live table entries, for tests and metrics. */
   stats(): { readonly imports: number; readonly exports: number; readonly running: number }
   /** Idempotent. */
@@ -64,6 +69,9 @@ const SLICE = 1
 /** Bytes of answers queued for a peer that does not read before it is not read either. */
 const OUT_HIGH_WATER = 1024 * 1024
 
+/** Frames of at least so many bytes are reckoned with by {@link Session.taken}. */
+export const LARGE_FRAME = 64 * 1024
+
 class FrameTransport {
   readonly encodingLevel = 'jsonCompatibleWithBytes'
   readonly #channel: Channel
@@ -72,6 +80,8 @@ class FrameTransport {
   limits: SessionLimits
   onEnd: (reason: unknown) => void = () => {}
   #room: Deferred<void> | undefined
+  /** Large answers that were given and not sent yet, which a peer may never ask for, and how much of each. */
+  readonly #owed: { bytes: number; readonly sent: Deferred<void> }[] = []
   readonly #turn: () => Promise<void> | undefined
 
   constructor(channel: Channel, limits: SessionLimits, guard: Guard, turn = ownTurn()) {
@@ -79,6 +89,8 @@ class FrameTransport {
     this.#turn = turn
     this.limits = limits
     this.guard = guard
+    guard.onAsked = () => this.#nothingOwed()
+    channel.closed.addEventListener('abort', () => this.#nothingOwed(), { once: true })
     this.#frames = new FrameReader(limits)
   }
 
@@ -95,6 +107,7 @@ class FrameTransport {
     }
     const { parts, size } = encodeFrameParts(message)
     for (const part of parts) this.#channel.write(part)
+    if (size >= LARGE_FRAME) this.#sent(size)
     return size
   }
 
@@ -123,10 +136,37 @@ class FrameTransport {
     }
   }
 
+  /** {@link Session.taken}. */
+  async taken(bytes: number): Promise<void> {
+    const sent = deferred<void>()
+    this.#owed.push({ bytes, sent })
+    // Asked for already, it is sent by then; or its call was let go of.
+    setImmediate(() => this.guard.unasked === 0 && this.#nothingOwed())
+    await sent.promise
+    while (!this.#channel.closed.aborted && this.#channel.queued > OUT_HIGH_WATER) await this.#channel.drained()
+  }
+
   abort(reason: unknown): void {
     this.#room?.resolve()
     this.#room = undefined
     this.onEnd(reason)
+  }
+
+  /** Answers are sent in another order than they were given: what counts is how much is kept. */
+  #sent(bytes: number): void {
+    for (let left = bytes; left > 0; ) {
+      const first = this.#owed[0]
+      if (first === undefined) return
+      const part = Math.min(left, first.bytes)
+      left -= part
+      first.bytes -= part
+      if (first.bytes === 0) this.#owed.shift()?.sent.resolve()
+    }
+  }
+
+  /** Nothing is kept but what is on its way. */
+  #nothingOwed(): void {
+    for (const { sent } of this.#owed.splice(0)) sent.resolve()
   }
 
   #full(): boolean {
@@ -227,6 +267,10 @@ class OpenSession<T extends RpcCompatible<T>> implements Session<RpcStub<T>> {
     } finally {
       if (onAbort) signal?.removeEventListener('abort', onAbort)
     }
+  }
+
+  taken(bytes: number): Promise<void> {
+    return this.#transport.taken(bytes)
   }
 
   stats(): { readonly imports: number; readonly exports: number; readonly running: number } {

@@ -96,10 +96,13 @@ export async function openXenDirect(options: XenDirectOptions): Promise<LocalVm>
     }
   }
   timers.push(setInterval(look, LOOK))
-  if (expires !== undefined) {
-    timers.push(setTimeout(() => end(expired(name)), Math.min(MAX_TIMER, expires - Date.now())))
+  const arm = (at: number): void => {
+    const left = at - Date.now()
+    if (left <= 0) end(expired(name))
+    else timers.push(setTimeout(() => arm(at), Math.min(MAX_TIMER, left)).unref())
   }
-  for (const timer of timers) timer.unref()
+  if (expires !== undefined) arm(expires)
+  timers[0]?.unref()
   return vm
 }
 

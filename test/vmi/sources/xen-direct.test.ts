@@ -73,6 +73,22 @@ describe('direct access that is over', () => {
     },
   )
 
+  it('ends at its time also when no timer is as long', async () => {
+    const DAY = 86_400_000
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date'] })
+    try {
+      const vm = await open({ expires: Date.now() + 40 * DAY })
+      await vi.advanceTimersByTimeAsync(39 * DAY)
+      expect(vm.closed.aborted).toBe(false)
+      await vi.advanceTimersByTimeAsync(DAY)
+      expect(vm.closed.reason).toMatchObject({ code: 'ERR_CLOUDAPP_EXPIRED' })
+      agent.resolve()
+      await vm.close()
+    } finally {
+      vi.useRealTimers()
+    }
+  })
+
   it('by its holder is closed, and not taken back', async () => {
     const vm = await open()
     agent.resolve()
