@@ -36,6 +36,9 @@ const STRANGER_FRAME = 64 * 1024
 const READER_FRAME = 4 * 1024 * 1024
 const WRITER_FRAME = LIMITS.readLength + 1024 * 1024
 
+/** Values in one message, the largest being an event program: what is many is bytes, which are read without making values. */
+const ITEMS = 4096
+
 /** How long a peer has to prove something before it may be closed to make room, in ms. */
 const STRANGER_MS = 10_000
 
@@ -110,7 +113,7 @@ export class Connection {
     this.#gate = new Gate({ running: 8, weight: LIMITS.resultBytes, queued: 256 })
     this.#session = openSession(channel, {
       main: new BrokerTarget(this),
-      limits: { frameBytes: STRANGER_FRAME },
+      limits: { frameBytes: STRANGER_FRAME, items: ITEMS },
       turn: () => core.turns.short(this.#party),
     }) as Session<unknown>
     // Redemptions wait for their turn, or for the end.

@@ -178,6 +178,16 @@ describe('a session that', () => {
     expect(await (await reader()).memory.read(one)).toHaveLength(1)
   })
 
+  it('sends a message of many values: it is cut off, not kept busy with', async () => {
+    const raw = await RawHolder.open(host)
+    const stub = await raw.redeem(tokenFromText(token))
+    const many = stub.read(Array.from({ length: 5000 }, () => 0) as unknown as Uint8Array, 0)
+    await expect(raw.session.settle(many)).rejects.toMatchObject({
+      code: 'ERR_CLOUDAPP_PROTOCOL',
+      message: expect.stringContaining('4096 values'),
+    })
+  })
+
   it('is one of too many of one user: it is turned away, and there is room again afterwards', async () => {
     const many: RawHolder[] = []
     const turnedAway = async () => {

@@ -4,6 +4,7 @@ import { OwnerRegister } from '../../capabilities/owners.js'
 import { parseRights } from '../../capabilities/rights.js'
 import { CloudAppError } from '../../errors.js'
 import type { Command } from '../command.js'
+import { registerOf, registerOption } from '../register.js'
 import { caveatOptions, caveatsOf, handOut, outOption } from '../token-options.js'
 
 export const command: Command = {
@@ -11,7 +12,7 @@ export const command: Command = {
   help: '`cloudapp delegate` does the same where the broker can be reached, and learns from it which boot of the VM runs.',
   options: {
     key: { type: 'string', value: 'FILE', required: true, help: "the owner's private key" },
-    register: { type: 'string', value: 'FILE', required: true, help: "the host's register of owners" },
+    ...registerOption,
     'broker-key': {
       type: 'string',
       value: 'KEY',
@@ -28,7 +29,7 @@ export const command: Command = {
   json: true,
   async run(invocation) {
     const { args } = invocation
-    const register = await OwnerRegister.open(args.need('register'))
+    const register = await OwnerRegister.open(registerOf(args))
     const name = args.need('vm')
     const vm = register.byName(name) ?? register.byUuid(name)
     if (vm === undefined)

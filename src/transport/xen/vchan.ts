@@ -215,13 +215,11 @@ export async function connectVchan(options: ConnectVchanOptions): Promise<Channe
   if (signal?.aborted) {
     throw new CloudAppError('ERR_CLOUDAPP_ABORTED', 'Connecting was aborted', { cause: signal.reason })
   }
-  throw new CloudAppError(
-    'ERR_CLOUDAPP_NOT_FOUND',
-    `No server of domain ${domid} at ${path}, within ${timeout} ms or since that domain has ended`,
-    {
-      cause: last,
-    },
-  )
+  const which = `of domain ${domid} at ${path}`
+  const why = CloudAppError.is(last, 'ERR_CLOUDAPP_SOURCE')
+    ? `The server ${which} did not take the connection within ${timeout} ms (${last.message}): it serves one client of a domain at a time; is another connected, or has it died?`
+    : `No server ${which}, within ${timeout} ms or since that domain has ended`
+  throw new CloudAppError('ERR_CLOUDAPP_NOT_FOUND', why, { cause: last })
 }
 
 /** What a server that is about to start, or to take its next client, looks like. */

@@ -126,6 +126,17 @@ describe('the main job, with the service domain as a process of dom0', () => {
 /** Of the detector, which is the same VM when it is created anew. */
 const IDS = { uuid: randomUUID(), disk: '/srv/ids.img', name: 'ids-1' }
 
+const CLI = 'node_modules/@cloudapp/sdk/dist/cli/main.js'
+const introduce = (service: string, server: string, client: string): string[] => [
+  'vchan',
+  'introduce',
+  service,
+  '--server',
+  server,
+  '--client',
+  client,
+]
+
 /** What the client's program says of a finding. */
 interface Told {
   readonly change: string
@@ -136,6 +147,8 @@ interface Told {
 
 describe('the main job, with the service domain in a VM of its own', () => {
   let block: string
+  /** A finding's uid. */
+  let acknowledged: string
 
   /** Creates the detector's VM, has dom0 introduce it to the broker and to the client. */
   async function createDetector(parties: Dom0Parties): Promise<XenGuest> {
@@ -148,7 +161,7 @@ describe('the main job, with the service domain in a VM of its own', () => {
       ['broker', '0', IDS.name],
       ['ids', IDS.name, 'web-1'],
     ] as const) {
-      await parties.json('root', ['vchan', 'introduce', service, '--server', server, '--client', client])
+      await parties.json('root', introduce(service, server, client))
     }
     return ids
   }
@@ -175,8 +188,7 @@ describe('the main job, with the service domain in a VM of its own', () => {
     )
     block = made.stdout.trim()
     const ids = await createDetector(parties)
-    const cli = (words: string) =>
-      ids.node(['node_modules/@cloudapp/sdk/dist/cli/main.js', ...words.split(' '), '--json'])
+    const cli = (words: string) => ids.node([CLI, ...words.split(' '), '--json'])
     const { publicKey } = JSON.parse((await cli('keys generate /store/sd.key')).stdout)
     await cli('keys generate /store/publisher.key')
     await cli(`manifest sign ${APP}/cloudapp.json --key /store/publisher.key --out /store/cloudapp.json`)
@@ -189,8 +201,9 @@ describe('the main job, with the service domain in a VM of its own', () => {
     await ids.run('sync')
     await serve(ids)
 
-    const client = await running(web, 'node client-vm.mjs vchan:ids')
-    const acknowledged = JSON.parse(await client.said('acknowledged')).acknowledged
+    const client = await running(web, 'node client-vm.mjs ids')
+    expect(await client.said('discovered')).toBe('{"discovered":"vchan:ids"}')
+    acknowledged = JSON.parse(await client.said('acknowledged')).acknowledged
     await client.said('"live":true')
     const before = told(await client.soFar())
     const known = new Map(before.map(({ uid, title }) => [uid, title]))
@@ -207,19 +220,25 @@ describe('the main job, with the service domain in a VM of its own', () => {
 
     // One vchan is there for two domains: the next client comes when the first has ended.
     await web.run(`kill ${await client.pid}`)
-    const list = [
-      'node_modules/@cloudapp/sdk/dist/cli/main.js',
-      'findings',
-      'list',
-      '--endpoint',
-      'vchan:ids',
-      '--json',
-    ]
+    const list = [CLI, 'findings', 'list', '--endpoint', 'vchan:ids', '--json']
     const kept: { finding_info: { uid: string; title: string }; status: string }[] = JSON.parse(
       (await web.node(list)).stdout,
     )
     expect(kept.map(({ finding_info }) => finding_info.title).sort()).toEqual(titles())
     expect(kept.find(({ finding_info }) => finding_info.uid === acknowledged)?.status).toBe('In Progress')
+  })
+
+  it('tells the VM of another tenant nothing, nor that there is anything', async () => {
+    const other = await xen.createGuest({
+      ...{ name: 'other-1', kind: 'pvh', node: true, memory: '320M', modules: VCHAN_MODULES },
+    })
+    await xen.dom0.node([CLI, ...introduce('ids', IDS.name, other.name)])
+    const { stdout } = await other.node(['tenant.mjs', 'ids', acknowledged, '0193c2f0-0000-7000-8000-000000000000'])
+    const { list, watched, asked } = JSON.parse(stdout)
+    expect([list, watched]).toEqual([[], []])
+    expect(asked[0]).toMatch(/^ERR_CLOUDAPP_NOT_FOUND .*UID/)
+    expect(asked[0]).toBe(asked[1])
+    await other.destroy()
   })
 
   it('leaves the client running, and nothing of it mapped', async () => {

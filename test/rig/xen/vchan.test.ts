@@ -63,6 +63,25 @@ describe("a vchan with Debian's libxenvchan at the other end", () => {
     expect(await end.end()).toContain('closed')
   })
 
+  it('is refused where the grants have run out, and is told why', async () => {
+    // gntalloc gives 1,024; a pair of such rings takes 513.
+    const large = (path: string) => ours('serve', client.domid, path, 1_048_576, 'hold')
+    const first = await running(server, large(freshPath(server.domid)))
+    await first.said('^open')
+    const { stdout } = await server.run(`cd /app; ${large(freshPath(server.domid))}`, LIMIT)
+    expect(stdout).toMatch(/^ERR_CLOUDAPP_LIMIT .*gntalloc/)
+    await server.run(`kill -KILL ${await first.pid}`)
+  })
+
+  it('ends with an error when a server writes impossible indexes', async () => {
+    const path = freshPath(server.domid)
+    const liar = await running(server, theirs('server', client.domid, path, 4096, 'lie 1 0x7fffffff'))
+    await liar.said('^open')
+    const { stdout } = await client.run(`cd /app; ${ours('connect', server.domid, path, 4096, 'greet')}`, LIMIT)
+    expect(stdout).toMatch(/ERR_CLOUDAPP_PROTOCOL the peer wrote impossible indexes/)
+    await server.run(`kill -KILL ${await liar.pid}`)
+  })
+
   it.each([
     [0, '0x7fffffff'],
     [1, '0x7fffffff'],
@@ -83,15 +102,19 @@ describe('a vchan whose peer goes away', () => {
   /** ms between a moment of the one clock all domains see through Xen, and when the other end told of it. */
   const late = (said: string, at: number): number => Number(/^closed (\d+)$/m.exec(said)?.[1]) - at
 
-  it('ends when the peer is killed', async () => {
+  it('tells a second client that there is one, and ends within a second when that is killed', async () => {
     const path = freshPath(server.domid)
     const end = await running(server, ours('serve', client.domid, path, 4096, 'hold'))
     await end.said('^open')
     const peer = await running(client, theirs('client', server.domid, path, 4096, 'hold'))
     await peer.said('^held')
     await end.said('^held')
-    await client.run(`kill -KILL ${await peer.pid}`)
-    expect(await end.end()).toContain('the peer ended')
+    const second = await client.run(`cd /app; TIMEOUT=2000 ${ours('connect', server.domid, path, 4096, 'hold')}`, LIMIT)
+    expect(second.stdout).toMatch(/^ERR_CLOUDAPP_NOT_FOUND .* one client of a domain at a time/)
+    const killed = await client.run(`kill -KILL ${await peer.pid}; /usr/bin/date +%s%3N`)
+    const said = await end.end()
+    expect(said).toContain('the peer ended')
+    expect(late(said, Number(killed.stdout))).toBeLessThan(1000)
   })
 
   it('ends within a second when the peer domain is destroyed', async () => {

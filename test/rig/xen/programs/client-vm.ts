@@ -1,10 +1,12 @@
-// A client VM's program: asks its service domain for a scan, then watches, also while that is started anew; acknowledges the
+// A client VM's program: finds its service domain by its name, asks it for a scan, then watches, also while that is started anew; acknowledges the
 // first finding it is told of. A line of JSON for each thing it learns.
-import { SdClient } from '@cloudapp/sdk/client'
+import { discover, SdClient } from '@cloudapp/sdk/client'
 
 const say = (what: object) => console.log(JSON.stringify(what))
 
-await using ids = await SdClient.connect(process.argv[2] ?? '', { reconnectMs: 600_000 })
+const { endpoint } = await discover(process.argv[2] ?? '')
+say({ discovered: endpoint })
+await using ids = await SdClient.connect(endpoint, { reconnectMs: 600_000 })
 await (await ids.run()).done()
 say({ scanned: true })
 let first: string | undefined

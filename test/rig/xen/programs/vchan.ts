@@ -9,7 +9,7 @@ const pattern = (at: number) => (at * 7 + Math.floor(at / 256)) & 0xff
 
 async function open(): Promise<Channel> {
   const peer = Number(domid)
-  if (role === 'connect') return connectVchan({ domid: peer, path, timeout: 60_000 })
+  if (role === 'connect') return connectVchan({ domid: peer, path, timeout: Number(process.env.TIMEOUT ?? 60_000) })
   return new Promise((resolve, reject) => {
     let taken = false
     const server = serveVchan({
