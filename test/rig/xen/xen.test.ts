@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { kernel, rootkit, rootkitParameters } from '../lib/index.js'
 import { APP, sharedXen, showConsoles, verbose, type XenGuest, type XenHost } from './lib/index.js'
@@ -171,6 +172,29 @@ describe('xen:', () => {
     expect(lines[1]).toMatch(/^ERR_CLOUDAPP_NOT_FOUND: there is no domain 'nobody'; running: .*client \(\d+\)/)
     expect(lines[2]).toMatch(/^ERR_CLOUDAPP_NOT_FOUND/)
     await pv.destroy()
+  })
+
+  it('is not taken by a broker for who had its number before, nor for itself when it was started anew', async () => {
+    const uuid = randomUUID()
+    const create = () => xen.createGuest({ name: 'again', kind: 'pvh', memory: '160M', config: `uuid = "${uuid}"` })
+    const first = await create()
+    const log = '/tmp/restarted'
+    const line = `node restarted.mjs ${uuid} ${first.domid} /tmp/started-anew`
+    await xen.dom0.run(`rm -f /tmp/started-anew; cd /app; (${line} > ${log} 2>&1 &)`)
+    await logged(log, 'another')
+    await first.destroy()
+    const second = await create()
+    await xen.dom0.run('touch /tmp/started-anew')
+    await logged(log, 'done')
+    expect((await xen.dom0.run(`cat ${log}`)).stdout.split('\n')).toEqual([
+      'read 8 bytes',
+      expect.stringMatching(/^ERR_CLOUDAPP_NOT_FOUND: gone is not where the register says: another VM is there/),
+      expect.stringMatching(/^ERR_CLOUDAPP_SOURCE: web was started anew/),
+      'read 8 bytes',
+      'done',
+      '',
+    ])
+    await second.destroy()
   })
 
   it('ends with its domain, and lets go of its memory', async () => {
