@@ -48,7 +48,7 @@ const vitest =
   }
 
 /** How often a file may be run again because emulation lost a guest of it: one of some 25, when Node runs in it. */
-const AGAIN = 2
+const AGAIN = 3
 /** Minutes all of it may take, and one more run. */
 const XEN_MINUTES = { all: 65, again: 20 }
 
