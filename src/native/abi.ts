@@ -99,6 +99,7 @@ export const CA_MORE = 1
 
 /** Flags of the verbs and of ca_mem_open_file. */
 export const CA_KEEP = 1
+export const CA_ARMED = 2
 export const CA_OPEN_WRITE = 1
 /** Of ca_xen_open: a domain that may map the other and perhaps nothing else. */
 export const CA_XEN_DIRECT = 256

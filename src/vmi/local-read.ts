@@ -8,12 +8,24 @@ const NO_ADDRESSES = new BigUint64Array(1)
 
 type IndexedFault = Fault & { readonly index: number }
 
+const SLAB = 64 * 1024
+/** Where the next small result goes. */
+let slab = new Uint8Array()
+let used = 0
+
 /**
  * Memory the library writes every byte of before anybody sees it. Clearing it first, and for large results faulting
- * fresh pages in, would cost as much as the copy.
+ * fresh pages in, would cost as much as the copy; so would memory of its own for each small one.
  */
 function uninitialised(bytes: number): Uint8Array {
-  return bytes < 4096 ? new Uint8Array(bytes) : new Uint8Array(Buffer.allocUnsafeSlow(bytes).buffer)
+  if (bytes > SLAB / 8) return new Uint8Array(Buffer.allocUnsafeSlow(bytes).buffer)
+  if (used + bytes > slab.length) {
+    slab = new Uint8Array(Buffer.allocUnsafeSlow(SLAB).buffer)
+    used = 0
+  }
+  const part = slab.subarray(used, used + bytes)
+  used = (used + bytes + 7) & ~7
+  return part
 }
 
 /** One batch of reads: one table of requests, one of addresses, one buffer of results. */

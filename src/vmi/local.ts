@@ -1,5 +1,5 @@
 import { CloudAppError } from '../errors.js'
-import { CA_KEEP, CA_OPEN_WRITE, type Shim } from '../native/abi.js'
+import { CA_ARMED, CA_KEEP, CA_OPEN_WRITE, type Shim } from '../native/abi.js'
 import { checked, loadShim } from '../native/shim.js'
 import { checkOptions } from '../options.js'
 import { checkAddress, checkLimit, invalid } from './local-check.js'
@@ -218,14 +218,18 @@ export class LocalMemory implements GuestMemory {
   async #run<T>(operation: Operation<T>, options?: CallOptions): Promise<T> {
     const { signal, pace = this.#pace } = options ?? {}
     throwIfAborted(signal)
-    const wait = pace.next()
+    const own = pace === this.#pace
+    const wait = own ? this.#pace.begin() : pace.next()
+    // Nothing but short calls ran since one that had it looked after.
+    let armed = own && !this.#pace.looked ? CA_ARMED : 0
     // The usual short call costs no turn of the promises either.
     let budget = typeof wait === 'number' ? wait : await wait
     throwIfAborted(signal)
     const workspace = this.#borrow()
     try {
       const before = this.#pausedIn()
-      while (!this.#step(operation, workspace, budget)) {
+      while (!this.#step(operation, workspace, budget, armed)) {
+        armed = 0
         budget = await pace.next()
         throwIfAborted(signal)
       }
@@ -246,12 +250,12 @@ export class LocalMemory implements GuestMemory {
     }
   }
 
-  #step(operation: Operation<unknown>, workspace: Workspace, budget: number): boolean {
+  #step(operation: Operation<unknown>, workspace: Workspace, budget: number, armed = 0): boolean {
     this.#open()
     const pausedIn = this.#pausedIn()
-    const flags = pausedIn !== undefined && pausedIn === this.#cachedIn ? CA_KEEP : 0
+    const kept = pausedIn !== undefined && pausedIn === this.#cachedIn ? CA_KEEP : 0
     this.#cachedIn = pausedIn
-    return operation.step({ shim: this.#shim, handle: this.#handle, flags, budget }, workspace)
+    return operation.step({ shim: this.#shim, handle: this.#handle, flags: kept | armed, budget }, workspace)
   }
 
   #borrow(): Workspace {

@@ -70,6 +70,9 @@ enum ca_page_flags { CA_PAGE_WRITE = 1, CA_PAGE_USER = 2, CA_PAGE_EXECUTE = 4 };
 /* Every verb takes `flags`. With CA_KEEP, cached upper page-table levels of the call before are used on: only for a
  * guest that can not change its tables meanwhile (paused, or a dump). Without it they are dropped at the start. */
 #define CA_KEEP 1u
+/* With CA_ARMED, SIGBUS is taken to have its handler still: only where a verb ran just before, on the same thread, and
+ * nothing since that could have replaced it. Without it that is asked for, which is a system call. */
+#define CA_ARMED 2u
 
 CA_API int32_t ca_abi_version(void);
 

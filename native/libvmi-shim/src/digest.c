@@ -76,7 +76,7 @@ int32_t ca_digest(int32_t handle, uint32_t flags, uint32_t budget_us, uint64_t s
         if (!good) memset(to, 0, 32);
         ((uint8_t *)present)[c->page] = good ? 1 : 0;
         c->page++;
-        if (c->page < pages && ca_slice_spent(&slice, good ? 64 : 1)) {
+        if (c->page < pages && ca_slice_spent(&slice, mem, good ? 64 : 1)) {
             result = CA_MORE;
             break;
         }

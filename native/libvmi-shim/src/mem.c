@@ -70,6 +70,8 @@ int32_t ca_enter(int32_t handle, uint32_t flags, struct ca_mem **out) {
     if (mem == NULL) return bad_handle(handle);
     pthread_mutex_lock(&mem->lock);
     int32_t result = mem->revoked ? ca_fail(CA_E_REVOKED, "the memory was revoked") : mem->ops->begin(mem);
+    /* A page taken away while it is mapped raises SIGBUS, as a file that shrinks does. */
+    if (result == CA_OK && (flags & CA_ARMED) == 0) result = ca_guard_arm();
     if (result != CA_OK) {
         pthread_mutex_unlock(&mem->lock);
         release(mem);

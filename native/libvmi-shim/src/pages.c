@@ -87,7 +87,7 @@ int32_t ca_pages(int32_t handle, uint32_t flags, uint32_t budget_us, uint64_t sp
             c->over = OVER_BOUND;
             continue;
         }
-        if (ca_slice_spent(&slice, 1)) {
+        if (ca_slice_spent(&slice, mem, 1)) {
             result = CA_MORE;
             break;
         }

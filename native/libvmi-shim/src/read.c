@@ -55,7 +55,7 @@ static bool read_one(struct ca_mem *mem, const struct request *r, uint64_t addre
             memset(out + c->done + copied, 0, part - copied);
         }
         c->done += part;
-        if (ca_slice_spent(slice, 1 + (uint32_t)(part >> 11)) && c->done < r->length) return false;
+        if (ca_slice_spent(slice, mem, 1 + (uint32_t)(part >> 11)) && c->done < r->length) return false;
     }
     c->done = 0;
     c->faulted = 0;
@@ -105,7 +105,7 @@ int32_t ca_read(int32_t handle, uint32_t flags, uint32_t budget_us, const void *
             /* The common case, without the book-keeping: a word that can be read. */
             if (r->length == 8 && c->done == 0 && ca_load64(mem, r->space, address, (uint64_t *)(void *)to, &unused)) {
                 c->index++;
-                if (ca_slice_spent(&slice, 1)) goto more;
+                if (ca_slice_spent(&slice, mem, 1)) goto more;
                 continue;
             }
             if (!read_one(mem, r, address, to, c, &slice, faults, fault_rows, &nfaults)) goto more;

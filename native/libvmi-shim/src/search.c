@@ -229,7 +229,7 @@ static int32_t run(struct search *s, uint32_t budget_us) {
             s->end = CA_END_LIMIT;
             return CA_OK;
         }
-        if (ca_slice_spent(&slice, s->align >= SPARSE ? 1 : 4 + s->patterns * 2)) return CA_MORE;
+        if (ca_slice_spent(&slice, s->mem, s->align >= SPARSE ? 1 : 4 + s->patterns * 2)) return CA_MORE;
     }
     s->end = CA_END_COMPLETE;
     return CA_OK;

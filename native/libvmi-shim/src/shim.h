@@ -78,6 +78,8 @@ struct ca_mem {
     uint32_t refs; /* under the handle table's lock */
     bool writable;
     bool revoked;
+    /* Set by the backend when it did what takes as long as many page walks: the clock is looked at next. */
+    bool costly;
     uint32_t generation;
     struct ca_cached cache[CA_CACHE_SLOTS];
 };
@@ -129,18 +131,19 @@ void ca_prefetch(struct ca_mem *mem, uint64_t space, const uint64_t *addresses, 
 
 /* slice.c: how long this call may still work. Cost 1 is about one page walk. */
 struct ca_slice {
-    uint64_t deadline;
+    uint64_t deadline; /* 0: not known yet */
+    uint32_t budget_us;
     uint32_t credit;
 };
 uint64_t ca_now(void);
 void ca_slice_start(struct ca_slice *slice, uint32_t budget_us);
-bool ca_slice_renew(struct ca_slice *slice);
-static inline bool ca_slice_spent(struct ca_slice *slice, uint32_t cost) {
-    if (CA_LIKELY(cost < slice->credit)) {
+bool ca_slice_renew(struct ca_slice *slice, struct ca_mem *mem);
+static inline bool ca_slice_spent(struct ca_slice *slice, struct ca_mem *mem, uint32_t cost) {
+    if (CA_LIKELY(cost < slice->credit && !mem->costly)) {
         slice->credit -= cost;
         return false;
     }
-    return ca_slice_renew(slice);
+    return ca_slice_renew(slice, mem);
 }
 
 /* Every cursor begins so. */

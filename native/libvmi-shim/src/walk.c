@@ -140,7 +140,7 @@ int32_t ca_walk(int32_t handle, uint32_t flags, uint32_t budget_us, const void *
             going = false;
             break;
         }
-        if (going && ca_slice_spent(&slice, cost)) {
+        if (going && ca_slice_spent(&slice, mem, cost)) {
             result = CA_MORE;
             break;
         }

@@ -42,7 +42,7 @@ int32_t ca_write(int32_t handle, uint32_t flags, uint32_t budget_us, uint64_t sp
             fault = (struct ca_fault){here + copied, map.entry, reason, 0};
             break;
         }
-        if (c->done < size && ca_slice_spent(&slice, 1 + (uint32_t)(part >> 11))) {
+        if (c->done < size && ca_slice_spent(&slice, mem, 1 + (uint32_t)(part >> 11))) {
             result = CA_MORE;
             break;
         }

@@ -9,10 +9,19 @@
 #define DEFAULT_CACHE (256ull << 20)
 #define MAX_CACHE (64ull << 30)
 
+static struct ca_run *run_of(struct ca_mem *mem, uint64_t number) {
+    struct ca_domain *d = mem->state;
+    uint64_t maps = d->maps;
+    struct ca_run *run = ca_run_find(d, number);
+    /* Mapping takes as long as hundreds of reads. */
+    if (CA_UNLIKELY(d->maps != maps)) mem->costly = true;
+    return run;
+}
+
 static uint32_t raw_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes) {
     struct ca_domain *d = mem->state;
     if (CA_UNLIKELY(gpa >= mem->end)) return CA_F_OUTSIDE_RAM;
-    struct ca_run *run = ca_run_find(d, gpa >> RUN_SHIFT);
+    struct ca_run *run = run_of(mem, gpa >> RUN_SHIFT);
     uint64_t in = gpa & (RUN_BYTES - 1);
     if (CA_LIKELY(run->whole)) {
         *bytes = RUN_BYTES - in;
@@ -65,7 +74,7 @@ static uint64_t xen_next(struct ca_mem *mem, uint64_t gpa) {
             gpa = (number + 1) << RUN_SHIFT;
             continue;
         }
-        struct ca_run *run = ca_run_find(d, number);
+        struct ca_run *run = run_of(mem, number);
         for (uint32_t page = (uint32_t)((gpa & (RUN_BYTES - 1)) / CA_PAGE); page < RUN_PAGES; page++) {
             if (ca_run_has(run, page)) return gpa;
             gpa = (gpa & ~(uint64_t)(CA_PAGE - 1)) + CA_PAGE;
@@ -106,8 +115,7 @@ static int32_t xen_begin(struct ca_mem *mem) {
         return ca_fail(CA_E_REVOKED, "Xen no longer lets this domain map domain %u", d->domid);
     }
     d->call++;
-    /* A page taken away while it is mapped raises SIGBUS, as in a file that shrinks. */
-    return ca_guard_arm();
+    return CA_OK;
 }
 
 static void xen_end(struct ca_mem *mem) { (void)mem; }
