@@ -2,7 +2,9 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { kernel, rootkit, rootkitParameters } from '../lib/index.js'
 import {
+  AFTER_LOSS,
   APP,
+  remakeLost,
   running,
   sharedXen,
   showConsoles,
@@ -17,15 +19,23 @@ let xen: XenHost
 let web: XenGuest
 let hidden: number
 
-beforeAll(async () => {
-  xen = await sharedXen()
+/** Creates the client, with the rootkit in it. */
+async function createClient(): Promise<void> {
   const files = { '/shade.ko': await rootkit(await kernel('6.1'), verbose) }
   const node = { node: true, memory: '320M', modules: VCHAN_MODULES }
   web = await xen.createGuest({ name: 'web-1', kind: 'pvh', files, ...node })
   hidden = Number((await web.run('(while true; do sleep 1; done) > /dev/null 2>&1 & echo $!')).stdout)
   const parameters = rootkitParameters({ hidePids: [hidden], hookFtrace: true, hookPatch: true, hideModule: true })
   await web.run(`insmod /shade.ko ${parameters}`)
+}
+
+beforeAll(async () => {
+  xen = await sharedXen()
+  await createClient()
 }, 900_000)
+remakeLost(async () => {
+  if (!(await web.lives())) await createClient()
+})
 afterAll(async () => {
   await xen.dom0.run('xl destroy ids-1; xl destroy web-1', { check: false })
 })
@@ -56,7 +66,7 @@ const titles = () => [
   expect.stringMatching(/kill is diverted by a patched jump at \S+ to \[shade\]/),
 ]
 
-describe('the main job, with the service domain as a process of dom0', () => {
+describe('the main job, with the service domain as a process of dom0', AFTER_LOSS, () => {
   it('delegates, finds the rootkit through xen:, tells the client, and ends when it is revoked', async () => {
     await using parties = await Dom0Parties.install(xen)
     const socket = await startBroker(parties)
@@ -145,7 +155,7 @@ interface Told {
   readonly count: number
 }
 
-describe('the main job, with the service domain in a VM of its own', () => {
+describe('the main job, with the service domain in a VM of its own', AFTER_LOSS, () => {
   let block: string
   /** A finding's uid. */
   let acknowledged: string
@@ -181,6 +191,7 @@ describe('the main job, with the service domain in a VM of its own', () => {
       .map((line) => JSON.parse(line))
 
   it('finds the rootkit over vchan; when that VM is killed and created anew, its client goes on and nothing is lost', async () => {
+    await xen.dom0.run(`xl destroy ${IDS.name}`, { check: false })
     await using parties = await Dom0Parties.install(xen)
     const socket = await startBroker(parties, 'vchan:broker')
     const made = await xen.dom0.run(
@@ -229,6 +240,7 @@ describe('the main job, with the service domain in a VM of its own', () => {
   })
 
   it('tells the VM of another tenant nothing, nor that there is anything', async () => {
+    await xen.dom0.run('xl destroy other-1', { check: false })
     const other = await xen.createGuest({
       ...{ name: 'other-1', kind: 'pvh', node: true, memory: '320M', modules: VCHAN_MODULES },
     })

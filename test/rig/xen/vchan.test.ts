@@ -1,5 +1,14 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { running, sharedXen, showConsoles, VCHAN_MODULES, type XenGuest, type XenHost } from './lib/index.js'
+import {
+  AFTER_LOSS,
+  remakeLost,
+  running,
+  sharedXen,
+  showConsoles,
+  VCHAN_MODULES,
+  type XenGuest,
+  type XenHost,
+} from './lib/index.js'
 
 let xen: XenHost
 let server: XenGuest
@@ -12,6 +21,10 @@ beforeAll(async () => {
   xen = await sharedXen()
   ;[server, client] = await Promise.all([guest('vchan-a'), guest('vchan-b')])
 }, 1_200_000)
+remakeLost(async () => {
+  if (!(await server.lives())) server = await guest('vchan-a')
+  if (!(await client.lives())) client = await guest('vchan-b')
+})
 afterAll(async () => {
   for (const guest of [server, client]) await guest?.destroy().catch(() => {})
 })
@@ -28,7 +41,7 @@ const ours = (role: 'serve' | 'connect', domid: number, path: string, ring: numb
 const theirs = (role: 'server' | 'client', domid: number, path: string, ring: number, mode: string) =>
   `/app/vchan-peer ${role} ${domid} ${path} ${ring} ${mode}`
 
-describe('xenstore, grants and event channels between two guests', () => {
+describe('xenstore, grants and event channels between two guests', AFTER_LOSS, () => {
   it('passes all that the programs check', async () => {
     const path = freshPath(server.domid)
     const one = await running(server, `node xen-parts.mjs give ${client.domid} ${path}`)
@@ -39,7 +52,7 @@ describe('xenstore, grants and event channels between two guests', () => {
   }, 700_000)
 })
 
-describe("a vchan with Debian's libxenvchan at the other end", () => {
+describe("a vchan with Debian's libxenvchan at the other end", AFTER_LOSS, () => {
   // 1 KiB: one ring of 1 and one of 2, both in the shared page; 4 KiB: a page each; 64 KiB: the default.
   it.each([1024, 4096, 65_536, 1_048_576])('serves it with rings of %i bytes, whatever the pieces', async (ring) => {
     const path = freshPath(server.domid)
@@ -98,7 +111,7 @@ describe("a vchan with Debian's libxenvchan at the other end", () => {
   })
 })
 
-describe('a vchan whose peer goes away', () => {
+describe('a vchan whose peer goes away', AFTER_LOSS, () => {
   /** ms between a moment of the one clock all domains see through Xen, and when the other end told of it. */
   const late = (said: string, at: number): number => Number(/^closed (\d+)$/m.exec(said)?.[1]) - at
 
@@ -118,6 +131,7 @@ describe('a vchan whose peer goes away', () => {
   })
 
   it('ends within a second when the peer domain is destroyed', async () => {
+    await xen.dom0.run('xl destroy vchan-c', { check: false })
     const doomed = await guest('vchan-c')
     const path = freshPath(server.domid)
     const end = await running(server, ours('serve', doomed.domid, path, 4096, 'hold'))
@@ -133,6 +147,7 @@ describe('a vchan whose peer goes away', () => {
   }, 900_000)
 
   it('ends within a second, at both ends, when the peer domain is saved and restored', async () => {
+    await xen.dom0.run('xl destroy vchan-d', { check: false })
     const saved = await guest('vchan-d')
     const path = freshPath(server.domid)
     const end = await running(server, ours('serve', saved.domid, path, 4096, 'hold'))

@@ -55,6 +55,12 @@ export class XenGuest {
     return consoleTail(this.dom0, this.name)
   }
 
+  /** Whether it is there still: one that ends is destroyed. */
+  async lives(): Promise<boolean> {
+    const { stdout } = await this.dom0.run(`xl domid ${this.name}`, { check: false })
+    return stdout.trim() === String(this.domid)
+  }
+
   async destroy(): Promise<void> {
     await this.dom0.run(`xl destroy ${this.domid}`)
   }

@@ -2,7 +2,7 @@ import path from 'node:path'
 import { afterAll, beforeEach, expect } from 'vitest'
 import type { RigOptions } from '../../lib/types.js'
 import { bootXen, type XenHost } from './host.js'
-import { losses, noteLost } from './lost.js'
+import { losses, lostSoFar, noteLost } from './lost.js'
 
 /** With CLOUDAPP_RIG_VERBOSE, the long steps of the rig say what they do. */
 export const verbose: RigOptions = process.env.CLOUDAPP_RIG_VERBOSE
@@ -30,6 +30,24 @@ export function watchForLost(): void {
   afterAll(() => {
     if (losses() !== before) noteLost(path.relative(process.cwd(), expect.getState().testPath ?? ''))
   })
+}
+
+/** For a group of tests, with {@link remakeLost}: one that fails while a guest is lost is begun again. */
+export const AFTER_LOSS = { retry: 2 }
+
+/**
+ * Before each test of the file, if a guest was lost since the one before: has `remake` look for what is gone and make it anew.
+ * What a test creates itself, it first takes away.
+ */
+export function remakeLost(remake: () => Promise<void>): void {
+  let before = lostSoFar()
+  beforeEach(async ({ task }) => {
+    const lost = lostSoFar() !== before
+    before = lostSoFar()
+    if (lost) await remake()
+    else if ((task.result?.retryCount ?? 0) > 0)
+      throw new Error('It failed, and no guest was lost: it is not begun again')
+  }, 1_200_000)
 }
 
 /** Has each test of this file that fails show what the domains' consoles say; and {@link watchForLost}. */
