@@ -72,7 +72,9 @@ export async function benchBroker(ram: string, progress: (message: string) => vo
     await writeOwners(file('owners.json'), [entry])
     const config = { key: 'broker', register: 'owners.json', state: 'state', socket: 'broker.sock' }
     writeFileSync(file('broker.json'), JSON.stringify(config))
-    const broker = new Worker([path.join(root, 'dist/cli/main.js'), 'broker', '--config', file('broker.json')])
+    // As the systemd unit in examples/broker runs it.
+    const cli = ['--v8-pool-size=1', path.join(root, 'dist/cli/main.js')]
+    const broker = new Worker([...cli, 'broker', '--config', file('broker.json')])
     workers.push(broker)
     await broker.line()
     const socket = file('broker.sock')
