@@ -10,18 +10,16 @@ import type { Gate } from '../transport/gate.js'
 import { compileProgram } from '../vmi/events/compile.js'
 import type { EventProgram } from '../vmi/events/program.js'
 import type { EventSupport } from '../vmi/events/source.js'
-import type { GuestVm, PauseScope, VcpuRegisters } from '../vmi/guest.js'
+import type { GuestVm, VcpuRegisters } from '../vmi/guest.js'
 import { type CallOptions, LIMITS } from '../vmi/memory.js'
 import type { BrokerCore } from './core.js'
 import { HeldEvents, type SubscriptionQuota } from './held-events.js'
+import { HeldPause, LONGEST_TIMER } from './held-pause.js'
 import type { ChainMeter } from './meter.js'
 import { TurnPace } from './pace.js'
-import type { Outlet } from './results.js'
+import { lengthOf, type Outlet } from './results.js'
 import { ScopedAccess } from './scope/access.js'
 import { checkBreakpoint, checkProgram } from './scope/programs.js'
-
-/** A timer can not wait longer than this, in ms. */
-const LONGEST_TIMER = 2 ** 31 - 1
 
 /** To whom a token's root block was made out. */
 export function delegateOf({ blocks }: VerifiedToken): PublicKey {
@@ -360,47 +358,11 @@ export class Lease {
   }
 }
 
-/** A pause that ends by itself. */
-export class HeldPause {
-  readonly #scope: PauseScope
-  readonly #since = performance.now()
-  readonly #timer: NodeJS.Timeout
-  readonly #onEnd: (ms: number) => void
-  #closing: Promise<void> | undefined
-
-  constructor(scope: PauseScope, most: number, onEnd: (ms: number) => void) {
-    this.#scope = scope
-    this.#onEnd = onEnd
-    this.#timer = setTimeout(() => void this.close(), Math.min(most, LONGEST_TIMER))
-  }
-
-  /** True from the moment on that the VM is let go. */
-  get ending(): boolean {
-    return this.#closing !== undefined
-  }
-
-  close(): Promise<void> {
-    if (this.#closing === undefined) {
-      clearTimeout(this.#timer)
-      this.#closing = this.#scope.close().finally(() => this.#onEnd(performance.now() - this.#since))
-      // A source that died is not paused any more; who closes still learns of it.
-      this.#closing.catch(() => undefined)
-    }
-    return this.#closing
-  }
-}
-
 async function infoOf(vm: GuestVm, { signal }: OperationCall): Promise<VmInfo> {
   const own = (vm as GuestVm & { info?(): Promise<VmInfo> }).info
   if (own !== undefined) return own.call(vm)
   const vcpus = (await vm.vcpus?.registers({ signal }))?.length ?? 0
   return { state: 'running', memoryBytes: vm.memory?.end ?? 0n, vcpus }
-}
-
-/** Bytes of a result that is guest memory, or a table of it; 0 of another. */
-export function lengthOf(result: unknown): number {
-  if (result instanceof Uint8Array) return result.length
-  return Array.isArray(result) ? result.reduce((length: number, part) => length + lengthOf(part), 0) : 0
 }
 
 export function unsupported(part: string, vm: string): CloudAppError {

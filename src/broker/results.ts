@@ -54,3 +54,9 @@ export class Results {
 // How many wait is bounded by the gates of the sessions, which are entered first.
 const newGate = () =>
   new Gate({ running: Number.POSITIVE_INFINITY, weight: LIMITS.resultBytes, queued: Number.POSITIVE_INFINITY })
+
+/** Bytes of a result that is guest memory, or a table of it; 0 of another. */
+export function lengthOf(result: unknown): number {
+  if (result instanceof Uint8Array) return result.length
+  return Array.isArray(result) ? result.reduce((length: number, part) => length + lengthOf(part), 0) : 0
+}
