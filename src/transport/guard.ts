@@ -33,8 +33,8 @@ export class Guard {
   readonly #running = new Map<number, number>()
   /** Those of them whose answer was not asked for yet. */
   readonly #unasked = new Set<number>()
-  /** Called when the answers of all calls have been asked for. */
-  onAsked: () => void = () => {}
+  /** Called when the peer has asked for an answer, or let go of one. */
+  onChange: (released: number | undefined) => void = () => {}
   readonly #awaited = new Set<number>()
   /** Answers this side asked for and then gave up: each may still come, once. */
   readonly #late = new Set<number>()
@@ -119,7 +119,8 @@ export class Guard {
       case 'pull': {
         arity(message, 2)
         const id = identifier(message[1])
-        this.#ask(id)
+        this.#unasked.delete(id)
+        this.onChange(undefined)
         const bytes = this.#live.get(id)
         if (bytes !== undefined && !this.#running.has(id)) {
           this.#running.set(id, bytes)
@@ -144,7 +145,8 @@ export class Guard {
         const count = message[2]
         if (!Number.isSafeInteger(count) || (count as number) < 1 || id === 0) throw broken('a wrong release')
         this.#live.delete(id)
-        this.#ask(id)
+        this.#unasked.delete(id)
+        this.onChange(id)
         this.#finish(id)
         return
       }
@@ -155,11 +157,6 @@ export class Guard {
       default:
         throw broken('an unknown message')
     }
-  }
-
-  #ask(id: number): void {
-    this.#unasked.delete(id)
-    if (this.#unasked.size === 0) this.onAsked()
   }
 
   #giveUp(id: number): void {

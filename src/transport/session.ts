@@ -53,8 +53,8 @@ export interface Session<T> extends AsyncDisposable {
    */
   settle<R>(answer: PromiseLike<R>, options?: { readonly signal?: AbortSignal; cancel?(): void }): Promise<R>
   /**
-   * Resolves when an answer of `bytes` (at least {@link LARGE_FRAME}), given in this turn of the event loop, has been asked for
-   * and taken by the transport, but for little; or when the session has ended.
+   * Resolves when an answer of `bytes` (at least {@link LARGE_FRAME}), given in this turn of the event loop, is not kept
+   * here any more: sent, and let go of by the peer; or when the session has ended.
    */
   taken(bytes: number): Promise<void>
   /** Live table entries, for tests and metrics. */
@@ -80,8 +80,10 @@ class FrameTransport {
   limits: SessionLimits
   onEnd: (reason: unknown) => void = () => {}
   #room: Deferred<void> | undefined
-  /** Large answers that were given and not sent yet, which a peer may never ask for, and how much of each. */
+  /** Large answers that were given and are kept: not asked for, or sent and not let go of. How much of each. */
   readonly #owed: { bytes: number; readonly sent: Deferred<void> }[] = []
+  /** Bytes of large answers that were sent, by the call that the peer has not let go of. */
+  readonly #kept = new Map<number, number>()
   readonly #turn: () => Promise<void> | undefined
 
   constructor(channel: Channel, limits: SessionLimits, guard: Guard, turn = ownTurn()) {
@@ -89,7 +91,7 @@ class FrameTransport {
     this.#turn = turn
     this.limits = limits
     this.guard = guard
-    guard.onAsked = () => this.#nothingOwed()
+    guard.onChange = (released) => this.#forget(released)
     channel.closed.addEventListener('abort', () => this.#nothingOwed(), { once: true })
     this.#frames = new FrameReader(limits)
   }
@@ -107,7 +109,8 @@ class FrameTransport {
     }
     const { parts, size } = encodeFrameParts(message)
     for (const part of parts) this.#channel.write(part)
-    if (size >= LARGE_FRAME) this.#sent(size)
+    // capnweb keeps an answer until the peer lets go of its call.
+    if (size >= LARGE_FRAME) this.#kept.set((message as [string, number])[1], size)
     return size
   }
 
@@ -138,10 +141,11 @@ class FrameTransport {
 
   /** {@link Session.taken}. */
   async taken(bytes: number): Promise<void> {
+    if (this.#channel.closed.aborted) return
     const sent = deferred<void>()
     this.#owed.push({ bytes, sent })
     // Asked for already, it is sent by then; or its call was let go of.
-    setImmediate(() => this.guard.unasked === 0 && this.#nothingOwed())
+    setImmediate(() => this.#forget(undefined))
     await sent.promise
     while (!this.#channel.closed.aborted && this.#channel.queued > OUT_HIGH_WATER) await this.#channel.drained()
   }
@@ -152,19 +156,19 @@ class FrameTransport {
     this.onEnd(reason)
   }
 
-  /** Answers are sent in another order than they were given: what counts is how much is kept. */
-  #sent(bytes: number): void {
-    for (let left = bytes; left > 0; ) {
-      const first = this.#owed[0]
-      if (first === undefined) return
+  /** Answers are let go of in another order than they were given: what counts is how much is kept. */
+  #forget(released: number | undefined): void {
+    let left = released === undefined ? 0 : (this.#kept.get(released) ?? 0)
+    if (released !== undefined) this.#kept.delete(released)
+    for (let first = this.#owed[0]; left > 0 && first !== undefined; first = this.#owed[0]) {
       const part = Math.min(left, first.bytes)
       left -= part
       first.bytes -= part
       if (first.bytes === 0) this.#owed.shift()?.sent.resolve()
     }
+    if (this.guard.unasked === 0 && this.#kept.size === 0) this.#nothingOwed()
   }
 
-  /** Nothing is kept but what is on its way. */
   #nothingOwed(): void {
     for (const { sent } of this.#owed.splice(0)) sent.resolve()
   }

@@ -99,6 +99,29 @@ describe('a session that', () => {
     await raw.close()
   })
 
+  it('keeps answers that it has read: no more are kept for it than it may have at once', async () => {
+    const channel = await connectUnix({ path: host.socket })
+    const write = channel.write.bind(channel)
+    // Four bytes of length, an array of three, a text of seven: a release, which tells the broker to forget an answer.
+    const release = Buffer.from('\x83\x67release', 'latin1')
+    channel.write = (bytes) => Buffer.from(bytes).subarray(4, 13).equals(release) || write(bytes)
+    const raw = await RawHolder.open(host, host.holder, channel)
+    const stub = await raw.redeem(tokenFromText(token))
+    const message = encodeReads([{ space: 0n, at: 0n, length: 3 * MIB }])
+    const before = process.memoryUsage().arrayBuffers
+    let answered = 0
+    const calls = Array.from({ length: 60 }, () => raw.session.settle(stub.read(message, 0)).then(() => answered++))
+    const all = Promise.allSettled(calls)
+    const vm = await reader()
+    for (let i = 0; i < 300; i++) await vm.memory.read(one)
+    expect(answered).toBeGreaterThan(0)
+    expect(answered).toBeLessThan(40)
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(150 * MIB)
+    await raw.close()
+    await all
+    await vm.memory.read([{ space: 0n, at: 0n, length: 8 * MIB }])
+  })
+
   it('does not read its answers, on many connections: they are held to a bound together', async () => {
     const before = process.memoryUsage().arrayBuffers
     const message = encodeReads([{ space: 0n, at: 0n, length: 3 * MIB }])
