@@ -82,8 +82,10 @@ enum ca_vchan_peer { CA_VCHAN_GONE = 0, CA_VCHAN_LIVE = 1, CA_VCHAN_AWAITED = 2 
 /*
  * The one call of the hot path: puts what fits of `out` into one ring, takes what is there of the other into `in`, asks the
  * peer to wake this side for what could not be done, and wakes the peer if it asked. Before it gives up on a ring that is
- * full or empty it looks for up to `spin_us` whether the peer is at work on it. `status`: u32 { bytes put, bytes taken, enum
- * ca_vchan_peer, bytes left to read, room left to write, 0... }.
+ * full or empty, or while a peer that fills the ring goes on, it looks for up to `spin_us` whether the peer is at work on it:
+ * say what it costs to sleep and be woken. It looks for less, or not at all, where that has not paid of late, and takes no
+ * more than eight times that. `status`: u32 { bytes put, bytes taken, enum ca_vchan_peer, bytes left to read, room left to
+ * write, 0... }.
  *
  * CA_E_PROTOCOL if the peer wrote impossible indexes: nothing was copied, and nothing will be on this handle.
  */

@@ -163,9 +163,10 @@ int32_t ca_vchan_connect(uint32_t domid, uint32_t ref, uint32_t port, void *out)
 struct turn {
     const uint8_t *out;
     uint8_t *in;
-    uint32_t out_left, in_left;
+    uint32_t out_left, in_left, in_whole;
     uint32_t ready, space;
     uint32_t did; /* CA_VCHAN_NOTIFY_* of what was done since the peer was last told */
+    bool bulk;    /* the peer had filled half a ring: there is more where this came from */
 };
 
 static int32_t copy(struct ca_vchan *vchan, struct turn *turn) {
@@ -182,6 +183,7 @@ static int32_t copy(struct ca_vchan *vchan, struct turn *turn) {
     }
     uint32_t take = turn->in_left < turn->ready ? turn->in_left : turn->ready;
     if (take > 0) {
+        turn->bulk |= turn->ready >= vchan->in.size / 2;
         ca_ring_take(&vchan->in, turn->in, take);
         turn->in += take;
         turn->in_left -= take;
@@ -207,39 +209,78 @@ static void ask(struct ca_vchan *vchan, uint32_t bits) {
     atomic_fetch_or(vchan->server ? &vchan->page->cli_notify : &vchan->page->srv_notify, (uint8_t)bits);
 }
 
-static int32_t take_turn(struct ca_vchan *vchan, uint32_t flags, uint32_t spin_us, bool reads, struct turn *turn) {
+static bool wants(const struct turn *turn) {
+    return turn->out_left > 0 || (turn->in_left > 0 && (turn->in_left == turn->in_whole || turn->bulk));
+}
+
+/*
+ * Looks for a peer that is at work, for as long as its last move is less than `spin_ns` ago, in all no longer than
+ * CA_VCHAN_SPINS times that: a peer that moves a byte at a time gets no more of this thread. False if it did not move at all.
+ */
+#define CA_VCHAN_SPINS 8
+static int32_t spin(struct ca_vchan *vchan, uint64_t spin_ns, struct turn *turn, bool *moved) {
+    const uint64_t begun = ca_now(), end = begun + CA_VCHAN_SPINS * spin_ns;
+    uint64_t until = begun + spin_ns;
+    *moved = false;
+    for (uint64_t now = begun; now < until && now < end && wants(turn) && peer_live(vchan) == CA_VCHAN_LIVE; now = ca_now()) {
+        const uint32_t before = turn->out_left + turn->in_left;
+        /* The clock is dear where it is a system call. */
+        for (int i = 0; i < 64 && turn->out_left + turn->in_left == before; i++) {
+            __builtin_ia32_pause();
+            int32_t result = copy(vchan, turn);
+            if (result != CA_OK) return result;
+        }
+        if (turn->out_left + turn->in_left == before) continue;
+        *moved = true;
+        int32_t result = tell(vchan, turn);
+        if (result != CA_OK) return result;
+        if (!wants(turn)) break;
+        until = ca_now() + spin_ns;
+    }
+    return CA_OK;
+}
+
+/*
+ * Spinning pays if the peer moves sooner than sleeping and being woken takes. Whether it does is learned: each time it did
+ * not halves how long is looked next, down to nothing; one that moved soon after this end went to sleep begins anew.
+ */
+static uint64_t patience(struct ca_vchan *vchan, uint32_t flags, uint64_t most) {
+    if (flags & CA_VCHAN_EVENT && vchan->slept != 0 && ca_now() - vchan->slept < 4 * most) vchan->doubt = 0;
+    vchan->slept = 0;
+    return vchan->doubt < 4 ? most >> vchan->doubt : 0;
+}
+
+static int32_t take_turn(struct ca_vchan *vchan, uint32_t flags, uint32_t spin_us, struct turn *turn) {
     int32_t result = CA_OK;
     if (flags & CA_VCHAN_EVENT && vchan->peer_fd < 0) result = ca_evtchn_unmask(vchan->fd, vchan->port);
     if (result == CA_OK) result = copy(vchan, turn);
     if (result == CA_OK) result = tell(vchan, turn);
-    const uint32_t in_whole = turn->in_left;
-    uint64_t until = spin_us > 0 ? ca_now() + (uint64_t)spin_us * 1000 : 0;
-    while (result == CA_OK && until != 0 && (turn->out_left > 0 || (reads && turn->in_left == in_whole)) &&
-           peer_live(vchan) == CA_VCHAN_LIVE && ca_now() < until) {
-        for (int i = 0; i < 32; i++) __builtin_ia32_pause();
-        uint32_t before = turn->out_left + turn->in_left;
-        result = copy(vchan, turn);
-        if (turn->out_left + turn->in_left == before) continue;
-        if (result == CA_OK) result = tell(vchan, turn);
-        if (turn->out_left > 0) until = ca_now() + (uint64_t)spin_us * 1000;
+    const uint64_t spin_ns = spin_us > 0 ? patience(vchan, flags, (uint64_t)spin_us * 1000) : 0;
+    if (result == CA_OK && spin_ns > 0 && wants(turn) && peer_live(vchan) == CA_VCHAN_LIVE) {
+        bool moved;
+        result = spin(vchan, spin_ns, turn, &moved);
+        if (moved) vchan->doubt = 0;
+        else vchan->doubt++;
     }
     if (result != CA_OK) return result;
     uint32_t bits = (turn->out_left > 0 ? CA_VCHAN_NOTIFY_READ : 0) |
-                    (turn->ready == 0 && reads ? CA_VCHAN_NOTIFY_WRITE : 0);
+                    (turn->ready == 0 && turn->in_whole > 0 ? CA_VCHAN_NOTIFY_WRITE : 0);
     if (bits == 0) return CA_OK;
     ask(vchan, bits);
     result = copy(vchan, turn);
-    return result == CA_OK ? tell(vchan, turn) : result;
+    if (result == CA_OK) result = tell(vchan, turn);
+    if (spin_us > 0 && wants(turn)) vchan->slept = ca_now();
+    return result;
 }
 
 int32_t ca_vchan_turn(int32_t handle, uint32_t flags, uint32_t spin_us, const void *out, uint32_t out_bytes, void *in,
                       uint32_t in_bytes, void *status) {
     struct ca_vchan *vchan = (struct ca_vchan *)ca_objects_enter(&all, handle);
     if (vchan == NULL) return CA_E_HANDLE;
-    struct turn turn = {.out = out, .in = in, .out_left = out_bytes, .in_left = in_bytes};
+    struct turn turn = {.out = out, .in = in, .out_left = out_bytes, .in_left = in_bytes, .in_whole = in_bytes};
     int32_t result = status == NULL || spin_us > 10000 ? ca_fail(CA_E_ARGUMENT, "spins are of at most 10000 us, not %u", spin_us)
                      : vchan->broken                   ? ca_fail(CA_E_PROTOCOL, "the peer broke the protocol")
-                                                       : take_turn(vchan, flags, spin_us, in_bytes > 0, &turn);
+                                                       : take_turn(vchan, flags, spin_us, &turn);
     if (result == CA_E_PROTOCOL) vchan->broken = true;
     if (result == CA_OK) {
         /* Last: what a peer wrote before it went is in `ready` only if it is looked for after its end was seen. */

@@ -52,6 +52,8 @@ struct ca_vchan {
     struct ca_vchan_page *page;
     struct ca_ring in, out;
     bool server, broken;
+    uint32_t doubt; /* spins of late in which the peer did not move */
+    uint64_t slept; /* when this end last went to sleep for the peer; 0: it did not */
     int fd; /* readable when the peer has notified */
     uint32_t port;
     int peer_fd; /* of a pair: the eventfd of the other end; -1: this is Xen */

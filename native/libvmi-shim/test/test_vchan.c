@@ -164,6 +164,52 @@ static void survives_scribbling(void) {
     free(in), free(out);
 }
 
+/* Looks for a peer that does not come for ever shorter, until one does. */
+static void learns_whether_to_spin(void) {
+    uint8_t byte = 1, buffer[64];
+    open_pair(1024);
+    struct ca_vchan *vchan = ca_vchan_behind(ends[0]);
+    for (uint32_t i = 1; i <= 6; i++) {
+        CHECK_EQUAL(ca_vchan_turn(ends[0], 0, 100, NULL, 0, buffer, sizeof buffer, status), CA_OK);
+        CHECK_EQUAL(vchan->doubt, i < 4 ? i : 4);
+        CHECK(vchan->slept != 0);
+    }
+    /* Long after it went to sleep, and soon after. */
+    for (int soon = 0; soon < 2; soon++) {
+        CHECK_EQUAL(turn(1, &byte, 1, NULL, 0), CA_OK);
+        vchan->slept = soon ? ca_now() : 1;
+        CHECK_EQUAL(ca_vchan_turn(ends[0], CA_VCHAN_EVENT, 10000, NULL, 0, buffer, sizeof buffer, status), CA_OK);
+        CHECK_EQUAL(status[1], 1);
+        CHECK_EQUAL(vchan->doubt, soon ? 0 : 4);
+    }
+    close_pair();
+}
+
+static void *sip(void *unused) {
+    uint8_t byte;
+    uint32_t mine[CA_VCHAN_STATUS_WORDS];
+    while (!atomic_load(&stop)) ca_vchan_turn(ends[1], 0, 0, NULL, 0, &byte, 1, mine);
+    return unused;
+}
+
+/* A peer that takes a byte at a time keeps no thread spinning. */
+static void gives_up_on_one_who_sips(void) {
+    static uint8_t much[1 << 20];
+    open_pair(1024);
+    /* The first turn finds the ring full. */
+    CHECK_EQUAL(turn(0, much, 2048, NULL, 0), CA_OK);
+    pthread_t thread;
+    atomic_store(&stop, false);
+    CHECK(pthread_create(&thread, NULL, sip, NULL) == 0);
+    for (int i = 0; i < 20; i++) {
+        CHECK_EQUAL(ca_vchan_turn(ends[0], 0, 100, much, sizeof much, NULL, 0, status), CA_OK);
+        CHECK(status[0] < sizeof much);
+    }
+    atomic_store(&stop, true);
+    pthread_join(thread, NULL);
+    close_pair();
+}
+
 static void checks_arguments(void) {
     CHECK_EQUAL(ca_vchan_pair(1000, ends, info), CA_E_ARGUMENT);
     CHECK_EQUAL(ca_vchan_pair(2u << 20, ends, info), CA_E_ARGUMENT);
@@ -189,5 +235,7 @@ void test_vchan(void) {
         for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) refuses(which, lies[i]);
     refuses_layouts();
     survives_scribbling();
+    learns_whether_to_spin();
+    gives_up_on_one_who_sips();
     checks_arguments();
 }

@@ -3,7 +3,7 @@ import type { Shim } from '../../native/abi.js'
 import { checked } from '../../native/shim.js'
 import type { Channel, PeerIdentity } from '../channel.js'
 import { type Deferred, deferred } from '../deferred.js'
-import { OutQueue } from './out-queue.js'
+import { OutQueue } from '../out-queue.js'
 import { pollDevice, type StopPolling } from './poll.js'
 
 /** The least that may be queued here, beside what the ring holds, before `write` answers false. */
@@ -12,12 +12,14 @@ const HIGH_WATER = 256 * 1024
 /** How long a peer that does not read may hold up {@link Channel.close}, in ms. */
 const LINGER = 1000
 
-/** How long one turn looks for a peer that is at work before it goes back to sleep, in us. */
-const SPIN_US = 20
+/** What it costs to sleep and be woken, where nobody measured it, in us: see wake-cost.ts. */
+const WAKE_US = 20
 
-/** The largest piece one read gives, and the least worth giving away a buffer for. */
+/** The largest piece one read gives. */
 const MOST_READ = 256 * 1024
-const COPIED = 8 * 1024
+
+/** How often one turn of the event loop crosses into the native library while there is more to write. */
+const CROSSINGS = 8
 
 // enum ca_vchan_flags and ca_vchan_peer, cloudapp_vchan.h.
 const EVENT = 1
@@ -52,6 +54,7 @@ export class VchanChannel implements Channel {
   readonly #queue = new OutQueue()
   readonly #status = new Uint32Array(8)
   readonly #statusBytes = new Uint8Array(this.#status.buffer)
+  readonly #wakeUs: number
   readonly #readSize: number
   readonly #highWater: number
   #buffer: Uint8Array | undefined
@@ -73,10 +76,13 @@ export class VchanChannel implements Channel {
     info: VchanInfo,
     readonly peer: PeerIdentity,
     readonly binding: Uint8Array,
+    wakeUs = WAKE_US,
   ) {
     this.#shim = shim
     this.#handle = handle
-    this.#readSize = Math.min(info.readSize, MOST_READ)
+    this.#wakeUs = wakeUs
+    // More than the ring holds: a peer that fills it goes on while it is emptied.
+    this.#readSize = Math.min(4 * info.readSize, MOST_READ)
     this.#highWater = Math.max(HIGH_WATER, 2 * info.writeSize)
     this.connected = this.#connected.promise
     this.connected.catch(() => {})
@@ -168,15 +174,16 @@ export class VchanChannel implements Channel {
    */
   #turn(flags: number): void {
     if (this.#closed.signal.aborted) return
-    for (let event = flags; ; event = 0) {
+    for (let crossing = 0; ; crossing++) {
+      const event = crossing === 0 ? flags : 0
       const reads = this.#reader !== undefined
-      if (reads) this.#buffer ??= new Uint8Array(this.#readSize)
+      if (reads) this.#buffer ??= unfilled(this.#readSize)
       const into = reads ? (this.#buffer as Uint8Array) : NOTHING
       const out = this.#peerState === AWAITED ? undefined : this.#queue.next()
       const result = this.#shim.ca_vchan_turn(
         this.#handle,
         event,
-        SPIN_US,
+        this.#wakeUs,
         out ?? NOTHING,
         out?.length ?? 0,
         into,
@@ -194,6 +201,10 @@ export class VchanChannel implements Channel {
       // All of a piece was taken and another waits, or the peer has just come.
       const more = this.#queue.bytes > 0 && (out === undefined ? this.#peerState === LIVE : put === out.length)
       if (!more) return
+      if (crossing < CROSSINGS) continue
+      // Others on this event loop have their turn before what is left.
+      setImmediate(() => this.#turn(0))
+      return
     }
   }
 
@@ -206,8 +217,8 @@ export class VchanChannel implements Channel {
   #give(buffer: Uint8Array, count: number): void {
     const reader = this.#reader
     this.#reader = undefined
-    const small = count <= COPIED
-    // What is large is given away with its buffer; the next read gets another.
+    // What fills a fourth of its buffer is given away with it, and the next read gets another: more would be held than was read.
+    const small = count < buffer.length / 4
     if (!small) this.#buffer = undefined
     reader?.resolve(small ? buffer.slice(0, count) : buffer.subarray(0, count))
   }
@@ -257,6 +268,11 @@ export class VchanChannel implements Channel {
     this.#draining = []
     for (const resolve of draining) resolve()
   }
+}
+
+/** Memory that is written before it is read: filling it with zeros would take as long as filling it from the ring. */
+function unfilled(bytes: number): Uint8Array {
+  return new Uint8Array(Buffer.allocUnsafeSlow(bytes).buffer)
 }
 
 function closedHere(): CloudAppError {

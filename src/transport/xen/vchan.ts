@@ -6,6 +6,7 @@ import { checkOptions } from '../../options.js'
 import type { Channel, ChannelListener } from '../channel.js'
 import { domainLives, Neighbours } from './neighbours.js'
 import { VchanChannel, vchanInfo } from './vchan-channel.js'
+import { wakeCost } from './wake-cost.js'
 import type { XenStore } from './xenstore.js'
 
 /** Bytes of each of the two rings, if nothing else is asked for: 33 grants of the server's domain. */
@@ -129,7 +130,13 @@ class VchanServer implements ChannelListener {
     const { local, store } = this.#neighbours
     const peer = { kind: 'vchan', domid, uuid: await this.#neighbours.uuidOf(domid), local } as const
     const binding = bindingOf(local.domid, domid, info)
-    const channel = attach(this.#neighbours, new VchanChannel(shim, handle, info, peer, binding), domid, undefined)
+    const wakeUs = await wakeCost(local.domid)
+    const channel = attach(
+      this.#neighbours,
+      new VchanChannel(shim, handle, info, peer, binding, wakeUs),
+      domid,
+      undefined,
+    )
     try {
       await publish(store, this.#options.path, { 'ring-ref': info.ref, 'event-channel': info.port }, local.domid, domid)
     } catch (error) {
@@ -235,13 +242,14 @@ async function attempt(neighbours: Neighbours, domid: number, path: string): Pro
   const [ref, port] = await Promise.all([number(store, `${path}/ring-ref`), number(store, `${path}/event-channel`)])
   if (ref === undefined || port === undefined) return undefined
   const uuid = await neighbours.uuidOf(domid)
+  const wakeUs = await wakeCost(local.domid)
   const shim = loadShim()
   const words = new Uint32Array(8)
   const handle = checked(shim, shim.ca_vchan_connect(domid, ref, port, new Uint8Array(words.buffer)))
   const peer = { kind: 'vchan', domid, uuid, local } as const
   const info = vchanInfo(words)
   const binding = bindingOf(domid, local.domid, info)
-  return attach(neighbours, new VchanChannel(shim, handle, info, peer, binding), domid, `${path}/ring-ref`)
+  return attach(neighbours, new VchanChannel(shim, handle, info, peer, binding, wakeUs), domid, `${path}/ring-ref`)
 }
 
 async function number(store: XenStore, path: string): Promise<number | undefined> {
