@@ -16,7 +16,8 @@ export { type ConnectUnixOptions, connectUnix, type ListenUnixOptions, listenUni
 export { EventChannel } from './xen/event-channel.js'
 export { GRANT_PAGE, GrantedPages, GrantTable } from './xen/grant-table.js'
 export { findDomain, type Introduction, introduce, withdraw } from './xen/introductions.js'
-export { type ConnectVchanOptions, connectVchan, type ServeVchanOptions, serveVchan, VCHAN_RING } from './xen/vchan.js'
+export { type ServeVchanOptions, serveVchan, VCHAN_RING } from './xen/vchan.js'
+export { type ConnectVchanOptions, connectVchan } from './xen/vchan-connect.js'
 export {
   StoreKeys,
   type StorePermission,

@@ -1,7 +1,8 @@
 import { CloudAppError } from '../../errors.js'
 import type { Channel, ChannelListener } from '../channel.js'
 import { domainLives, Neighbours, readOwned } from './neighbours.js'
-import { connectVchan, serveVchan } from './vchan.js'
+import { openShared, ServedLinks } from './shared-link.js'
+import { serveVchan } from './vchan.js'
 import type { XenStore } from './xenstore.js'
 
 /**
@@ -14,6 +15,9 @@ import type { XenStore } from './xenstore.js'
  * So no domain can pose as a service, nor as another domain's number. The server publishes its vchan for each client at
  *
  *     /local/domain/SERVER/data/cloudapp/NAME/CLIENT/{ring-ref,event-channel}
+ *
+ * There is one for a service and a domain, with many streams inside it (link.ts), which all programs of the client's domain
+ * share (shared-link.ts).
  */
 const NAME = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
 
@@ -49,7 +53,7 @@ export async function connectVchanService(
       service.domid === undefined
         ? await announced(neighbours.store, service.name)
         : { domid: service.domid, name: service.name }
-    return await connectVchan({ domid, path: folder(domid, name, neighbours.local.domid), ...options })
+    return await openShared({ domid, path: folder(domid, name, neighbours.local.domid), ...options }, name)
   } finally {
     await neighbours.release()
   }
@@ -93,8 +97,11 @@ export async function listenVchanService(
 ): Promise<ChannelListener> {
   const name = checkName(service.name)
   const neighbours = await Neighbours.acquire()
-  const serve = (domid: number) =>
-    serveVchan({ domid, path: folder(neighbours.local.domid, name, domid), onChannel, onError })
+  const serve = async (domid: number): Promise<ChannelListener> => {
+    const links = new ServedLinks(onChannel)
+    const path = folder(neighbours.local.domid, name, domid)
+    return links.of(await serveVchan({ domid, path, onChannel: (channel) => links.add(channel), onError }))
+  }
   if (service.domid === undefined) return new PeersListener(neighbours, name, serve, onError)
   try {
     return await serve(service.domid)

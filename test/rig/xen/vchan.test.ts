@@ -111,6 +111,32 @@ describe("a vchan with Debian's libxenvchan at the other end", AFTER_LOSS, () =>
   })
 })
 
+describe('streams in one vchan', AFTER_LOSS, () => {
+  it('are shared by the programs of a domain, one of which takes it over when the first is killed', async () => {
+    const name = `echo-${serial++}`
+    const end = await running(server, `node streams.mjs serve ${client.domid} ${name}`)
+    await end.said('^open')
+    const ask = (count: number) => running(client, `node streams.mjs ask ${server.domid} ${name} ${count}`)
+    const port = async () => {
+      const path = `/local/domain/${server.domid}/data/cloudapp/${name}/${client.domid}/event-channel`
+      return (await xen.dom0.run(`xenstore-read ${path}`)).stdout
+    }
+    const first = await ask(2)
+    await first.said('^answered 2')
+    const before = await port()
+    const second = await ask(3)
+    await second.said('^answered 3')
+    expect(await second.said('^peer')).toContain(`"kind":"vchan","domid":${server.domid}`)
+    expect(await port()).toBe(before)
+    await client.run(`kill -KILL ${await first.pid}`)
+    expect(await second.end()).toMatch(/^answered 3\npeer .*\nended\nagain\n$/)
+    const said = await end.soFar()
+    expect(said.split('\n').filter((line) => line.startsWith('stream'))).toHaveLength(6)
+    expect(said).toContain(`"kind":"vchan","domid":${client.domid}`)
+    await server.run(`kill -KILL ${await end.pid}`)
+  }, 700_000)
+})
+
 describe('a vchan whose peer goes away', AFTER_LOSS, () => {
   /** ms between a moment of the one clock all domains see through Xen, and when the other end told of it. */
   const late = (said: string, at: number): number => Number(/^closed (\d+)$/m.exec(said)?.[1]) - at
