@@ -17,12 +17,25 @@ const REASONS: readonly (FaultReason | undefined)[] = [
 export interface Workspace {
   readonly cursor: Uint8Array
   readonly status: BigUint64Array
+  /** A table of a few requests, and its halves: making one for each call would cost more than reading a few words. */
+  readonly table: BigUint64Array
+  readonly halves: Uint32Array
   /** Result rows of one crossing; grown by {@link scratch}. */
   scratch: Uint8Array
 }
 
+/** u64 of {@link Workspace.table}. */
+const TABLE_WORDS = 64
+
 export function newWorkspace(): Workspace {
-  return { cursor: new Uint8Array(CURSOR_SIZE), status: new BigUint64Array(STATUS_WORDS), scratch: new Uint8Array(0) }
+  const table = new BigUint64Array(TABLE_WORDS)
+  return {
+    cursor: new Uint8Array(CURSOR_SIZE),
+    status: new BigUint64Array(STATUS_WORDS),
+    table,
+    halves: new Uint32Array(table.buffer),
+    scratch: new Uint8Array(0),
+  }
 }
 
 /** At least `bytes` of the workspace's scratch memory. */
@@ -44,6 +57,8 @@ export interface Slice {
  * decides what happens between two.
  */
 export interface Operation<T> {
+  /** False if it surely takes longer than a look at the clock. */
+  readonly brief?: boolean
   step(slice: Slice, workspace: Workspace): boolean
   result(consistent: boolean): T
 }

@@ -6,6 +6,9 @@ const FAULT_ROWS = 256
 const FAULT_BYTES = 32
 const NO_ADDRESSES = new BigUint64Array(1)
 
+/** Bytes whose copying takes about as long as a look at the clock where that is a system call. */
+const BRIEF = 64 * 1024
+
 type IndexedFault = Fault & { readonly index: number }
 
 const SLAB = 64 * 1024
@@ -30,13 +33,15 @@ function uninitialised(bytes: number): Uint8Array {
 
 /** One batch of reads: one table of requests, one of addresses, one buffer of results. */
 export class ReadOperation implements Operation<ReadResult[]> {
+  readonly brief: boolean
   readonly #requests: readonly ReadRequest[]
-  readonly #table: BigUint64Array
+  /** The workspace's, or one of its own if that is too small. */
+  #table: BigUint64Array | undefined
   readonly #addresses: BigUint64Array
   readonly #count: number
   readonly #out: Uint8Array
   /** By request; those without a fault have no entry. */
-  readonly #faults = new Map<number, IndexedFault[]>()
+  #faults: Map<number, IndexedFault[]> | undefined
 
   /** Into `into` if it is given, else into memory of its own. */
   constructor(requests: readonly ReadRequest[], into?: Uint8Array) {
@@ -44,34 +49,50 @@ export class ReadOperation implements Operation<ReadResult[]> {
     if (into !== undefined && (!(into instanceof Uint8Array) || into.length < bytes)) {
       throw invalid(`into must be a Uint8Array of at least ${bytes} bytes`)
     }
+    this.brief = bytes < BRIEF
     this.#requests = requests
     this.#count = addresses
-    this.#table = new BigUint64Array(Math.max(requests.length, 1) * 5)
     this.#out = into !== undefined && into.length > 0 ? into : uninitialised(Math.max(bytes, 1))
     const only = requests.length === 1 ? requests[0]?.at : undefined
     const shared = only instanceof BigUint64Array && only.length > 0
     this.#addresses = shared ? only : addresses === 0 ? NO_ADDRESSES : new BigUint64Array(addresses)
+    if (shared) return
+    let first = 0
+    for (const { at } of requests) {
+      if (typeof at === 'bigint') this.#addresses[first++] = at
+      else {
+        this.#addresses.set(at, first)
+        first += at.length
+      }
+    }
+  }
+
+  /** u64 { space, first address, addresses, length, offset of the results } of each request. */
+  #encode(workspace: Workspace): BigUint64Array {
+    const fits = this.#requests.length * 5 <= workspace.table.length
+    const table = fits ? workspace.table : new BigUint64Array(this.#requests.length * 5)
     // Small numbers go in by halves: making bigints of them would cost more than reading a word of the guest.
-    const halves = new Uint32Array(this.#table.buffer)
+    const halves = fits ? workspace.halves : new Uint32Array(table.buffer)
     let first = 0
     let offset = 0
-    for (let i = 0; i < requests.length; i++) {
-      const { space, at, length } = requests[i] as ReadRequest
+    for (let i = 0; i < this.#requests.length; i++) {
+      const { space, at, length } = this.#requests[i] as ReadRequest
       const count = typeof at === 'bigint' ? 1 : at.length
-      this.#table[i * 5] = space
+      table[i * 5] = space
+      for (let half = i * 10 + 3; half < i * 10 + 10; half += 2) halves[half] = 0
       halves[i * 10 + 2] = first
       halves[i * 10 + 4] = count
       halves[i * 10 + 6] = length
       halves[i * 10 + 8] = offset
-      if (typeof at === 'bigint') this.#addresses[first] = at
-      else if (!shared) this.#addresses.set(at, first)
       first += count
       offset += count * length
     }
+    return table
   }
 
   step({ shim, handle, flags, budget }: Slice, workspace: Workspace): boolean {
     const faults = scratch(workspace, FAULT_ROWS * FAULT_BYTES)
+    this.#table ??= this.#encode(workspace)
     const result = shim.ca_read(
       handle,
       flags,
@@ -104,6 +125,7 @@ export class ReadOperation implements Operation<ReadResult[]> {
         view.getBigUint64(at + 24, true),
       )
       const request = view.getUint32(at, true)
+      this.#faults ??= new Map()
       const faults = this.#faults.get(request) ?? []
       if (faults.length === 0) this.#faults.set(request, faults)
       faults.push({ index: view.getUint32(at + 4, true), ...why })
@@ -116,7 +138,7 @@ export class ReadOperation implements Operation<ReadResult[]> {
       const size = (typeof at === 'bigint' ? 1 : at.length) * length
       const bytes = this.#out.subarray(offset, offset + size)
       offset += size
-      return { bytes, faults: this.#faults.get(i) ?? [], consistent }
+      return { bytes, faults: this.#faults?.get(i) ?? [], consistent }
     })
   }
 }

@@ -58,9 +58,15 @@ export interface LocalMemoryOptions {
   readonly pause?: PauseState
 }
 
+/** The same without turns of the event loop between: for who scans a guest that stands still. */
+export interface LocalReaderSync extends MemoryReaderSync {
+  /** {@link LocalMemory.readInto} */
+  readInto(into: Uint8Array, requests: readonly ReadRequest[]): ReadResult[]
+}
+
 const OPTIONS = ['path', 'regions', 'writable', 'pause'] as const
 
-/** Microseconds of a synchronous call: more than an hour, so that one crossing is enough. */
+/** The budget of a synchronous call: none, so that one crossing is enough and no clock is looked at. */
 const UNSLICED = 0xffff_ffff
 
 /**
@@ -80,7 +86,7 @@ const UNSLICED = 0xffff_ffff
  */
 export class LocalMemory implements GuestMemory {
   readonly end: bigint
-  readonly sync: MemoryReaderSync
+  readonly sync: LocalReaderSync
   /** Present if opened with `writable`. */
   declare readonly write?: MemoryWriter['write']
 
@@ -102,6 +108,7 @@ export class LocalMemory implements GuestMemory {
     this.end = shim.ca_mem_end(handle)
     this.sync = {
       read: (requests) => this.#runSync(new ReadOperation(requests)),
+      readInto: (into, requests) => this.#runSync(new ReadOperation(requests, into)),
       walk: (plans) => {
         let room: number = LIMITS.resultBytes
         return planned(plans).map((operation) => {
@@ -219,9 +226,10 @@ export class LocalMemory implements GuestMemory {
     const { signal, pace = this.#pace } = options ?? {}
     throwIfAborted(signal)
     const own = pace === this.#pace
-    const wait = own ? this.#pace.begin() : pace.next()
+    const brief = own && operation.brief !== false
+    const wait = brief ? this.#pace.begin() : pace.next()
     // Nothing but short calls ran since one that had it looked after.
-    let armed = own && !this.#pace.looked ? CA_ARMED : 0
+    let armed = brief && !this.#pace.looked ? CA_ARMED : 0
     // The usual short call costs no turn of the promises either.
     let budget = typeof wait === 'number' ? wait : await wait
     throwIfAborted(signal)
@@ -243,7 +251,8 @@ export class LocalMemory implements GuestMemory {
     const workspace = this.#borrow()
     try {
       const before = this.#pausedIn()
-      while (!this.#step(operation, workspace, UNSLICED));
+      let armed = this.#pace.beginSync() ? CA_ARMED : 0
+      while (!this.#step(operation, workspace, UNSLICED, armed)) armed = 0
       return operation.result(before !== undefined && before === this.#pausedIn())
     } finally {
       this.#spare.push(workspace)

@@ -24,15 +24,34 @@ export class OwnPace implements Pace {
   begin(): number | Promise<number> {
     this.looked = this.#unasked < 2
     if (this.#unasked === 0) {
-      setImmediate(() => {
-        this.#unasked = 0
-      })
-      this.#unasked = UNASKED
+      this.#ask()
       return this.next()
     }
     this.#unasked--
     // The last of them looks again.
     return this.#unasked === 0 ? this.next() : UNASKED_US
+  }
+
+  /**
+   * Before a call that is not cut into slices. True if calls like it are all that ran since one that looked after the handler
+   * of SIGBUS: another such system call is spared.
+   */
+  beginSync(): boolean {
+    if (this.#unasked > 1) {
+      this.#unasked--
+      return true
+    }
+    this.#ask()
+    return false
+  }
+
+  #ask(): void {
+    if (this.#unasked === 0) {
+      setImmediate(() => {
+        this.#unasked = 0
+      })
+    }
+    this.#unasked = UNASKED
   }
 
   next(): number | Promise<number> {

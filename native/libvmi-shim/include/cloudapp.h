@@ -73,6 +73,7 @@ enum ca_page_flags { CA_PAGE_WRITE = 1, CA_PAGE_USER = 2, CA_PAGE_EXECUTE = 4 };
 /* With CA_ARMED, SIGBUS is taken to have its handler still: only where a verb ran just before, on the same thread, and
  * nothing since that could have replaced it. Without it that is asked for, which is a system call. */
 #define CA_ARMED 2u
+/* A verb works for about `budget_us`, then returns CA_MORE; with 0xffffffff until it is done. */
 
 CA_API int32_t ca_abi_version(void);
 

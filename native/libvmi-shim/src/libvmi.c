@@ -71,7 +71,7 @@ static uint32_t libvmi_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint
 }
 
 /* A page costs a call of LibVMI: it is fetched when it is read. */
-static const uint8_t *libvmi_peek(struct ca_mem *mem, uint64_t gpa) {
+static const uint8_t *libvmi_ready(struct ca_mem *mem, uint64_t gpa) {
     (void)mem;
     (void)gpa;
     return NULL;
@@ -143,7 +143,7 @@ static void libvmi_close(struct ca_mem *mem) {
 }
 
 static const struct ca_backend libvmi_backend = {.at = libvmi_at,
-                                                 .peek = libvmi_peek,
+                                                 .ready = libvmi_ready,
                                                  .next = libvmi_next,
                                                  .begin = libvmi_begin,
                                                  .end = libvmi_end,

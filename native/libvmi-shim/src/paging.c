@@ -122,47 +122,48 @@ bool ca_translate(struct ca_mem *mem, uint64_t space, uint64_t va, struct ca_map
     return true;
 }
 
-/* For a prefetch: any address will do where there is none. Nothing is mapped for it, as it could push out what is in use. */
-static const uint8_t *host_of(struct ca_mem *mem, uint64_t gpa) {
-    if (mem->ops->peek != NULL) return mem->ops->peek(mem, gpa);
+static inline const uint8_t *ready(struct ca_mem *mem, uint64_t gpa, uint64_t bytes) {
+    if (mem->ops->ready != NULL) return mem->ops->ready(mem, gpa);
     uint8_t *host;
-    uint64_t bytes;
-    return mem->ops->at(mem, gpa, &host, &bytes) == CA_F_NONE ? host : (const uint8_t *)mem;
+    uint64_t there;
+    return mem->ops->at(mem, gpa, &host, &there) == CA_F_NONE && there >= bytes ? host : NULL;
 }
 
-/* Nothing but the prefetches, so that as many as the processor holds are under way together. */
+/* Nothing but the prefetches, so that as many as the processor holds are under way together. Of NULL it does nothing. */
 static void prefetch(const uint8_t *const *hosts, uint32_t count) {
     for (uint32_t i = 0; i < count; i++) __builtin_prefetch(hosts[i]);
 }
 
-void ca_prefetch(struct ca_mem *mem, uint64_t space, const uint64_t *addresses, uint32_t count) {
-    const uint8_t *hosts[CA_GROUP];
-    uint64_t tables[CA_GROUP]; /* where the last level's entry is; 0: not needed */
-    uint32_t more = 0;
-    if (count > CA_GROUP) count = CA_GROUP;
+/* A physical address that is none. */
+#define NOWHERE UINT64_MAX
+
+void ca_locate(struct ca_mem *mem, uint64_t space, const uint64_t *addresses, uint32_t count, uint64_t length,
+               const uint8_t **hosts) {
+    uint64_t data[CA_GROUP];   /* where the bytes are, or where tables say */
+    uint64_t tables[CA_GROUP]; /* where the last level's entry is; NOWHERE: it is not needed */
+    /* First all that may have work to do, which may move what was ready. */
     for (uint32_t i = 0; i < count; i++) {
-        uint64_t gpa = addresses[i];
-        tables[i] = 0;
-        if (space != 0) {
-            struct ca_mapping map;
-            struct ca_fault fault;
-            const struct ca_cached *above = upper(mem, space, addresses[i], &map, &fault);
-            if (above == NULL) {
-                hosts[i] = (const uint8_t *)mem;
-                continue;
-            }
-            if (above->large == 0) gpa = tables[i] = above->base + ((addresses[i] >> 12) & 511) * 8;
-            else gpa = above->base + (addresses[i] & 0x1fffff);
-        }
-        hosts[i] = host_of(mem, gpa);
+        uint64_t va = addresses[i];
+        tables[i] = NOWHERE;
+        data[i] = (va & 0xfff) + length <= CA_PAGE ? va : NOWHERE;
+        if (space == 0 || data[i] == NOWHERE) continue;
+        struct ca_mapping map;
+        struct ca_fault fault;
+        const struct ca_cached *above = upper(mem, space, va, &map, &fault);
+        data[i] = above == NULL || above->large == 0 ? NOWHERE : above->base + (va & 0x1fffff);
+        if (above != NULL && above->large == 0) tables[i] = above->base + ((va >> 12) & 511) * 8;
     }
+    for (uint32_t i = 0; i < count; i++)
+        hosts[i] = tables[i] != NOWHERE ? ready(mem, tables[i], 8) : data[i] != NOWHERE ? ready(mem, data[i], length) : NULL;
     prefetch(hosts, count);
+    if (space == 0) return;
     for (uint32_t i = 0; i < count; i++) {
         uint64_t entry;
-        if (tables[i] == 0 || ca_phys_load64(mem, tables[i], &entry) != CA_F_NONE || (entry & PRESENT) == 0) continue;
-        hosts[more++] = host_of(mem, (entry & ADDRESS) | (addresses[i] & 0xfff));
+        if (tables[i] == NOWHERE || hosts[i] == NULL) continue;
+        bool there = ca_guard_load64(&entry, hosts[i]) == 0 && (entry & PRESENT) != 0;
+        hosts[i] = there ? ready(mem, (entry & ADDRESS) | (addresses[i] & 0xfff), length) : NULL;
+        __builtin_prefetch(hosts[i]);
     }
-    prefetch(hosts, more);
 }
 
 bool ca_load(struct ca_mem *mem, uint64_t space, uint64_t va, void *to, uint64_t bytes, struct ca_fault *fault) {

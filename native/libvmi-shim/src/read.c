@@ -92,23 +92,28 @@ int32_t ca_read(int32_t handle, uint32_t flags, uint32_t budget_us, const void *
     result = CA_OK;
     for (; c->request < nrequests; c->request++, c->index = 0) {
         const struct request *r = &rows[c->request];
-        /* A resumed call begins a group of its own. */
-        uint32_t grouped = c->index;
+        /* Short reads are located in groups; `hosts` are of the addresses from `from` to `to`. */
+        const uint8_t *hosts[CA_GROUP];
+        uint32_t from = 0, to = 0, moved = 0;
         while (c->index < r->count) {
-            uint64_t address = at[r->first + c->index];
-            uint8_t *to = (uint8_t *)out + r->out + c->index * r->length;
-            struct ca_fault unused;
-            if (r->length <= CA_PAGE && (c->index - grouped) % CA_GROUP == 0) {
-                uint32_t left = (uint32_t)r->count - c->index;
-                ca_prefetch(mem, r->space, &at[r->first + c->index], left < CA_GROUP ? left : CA_GROUP);
+            uint8_t *into = (uint8_t *)out + r->out + c->index * r->length;
+            if (r->length <= CA_PAGE && (c->index >= to || moved != mem->moved)) {
+                uint64_t left = r->count - c->index;
+                from = c->index;
+                to = from + (left < CA_GROUP ? (uint32_t)left : CA_GROUP);
+                ca_locate(mem, r->space, &at[r->first + from], to - from, r->length, hosts);
+                moved = mem->moved;
             }
-            /* The common case, without the book-keeping: a word that can be read. */
-            if (r->length == 8 && c->done == 0 && ca_load64(mem, r->space, address, (uint64_t *)(void *)to, &unused)) {
+            const uint8_t *host = c->index < to && c->done == 0 && !ca_patched(mem) ? hosts[c->index - from] : NULL;
+            /* The common case, without the book-keeping. */
+            if (CA_LIKELY(host != NULL) && (r->length == 8 ? ca_guard_load64((uint64_t *)(void *)into, host) == 0
+                                                           : ca_guard_copy(into, host, r->length) == 0)) {
                 c->index++;
-                if (ca_slice_spent(&slice, mem, 1)) goto more;
+                if (ca_slice_spent(&slice, mem, 1 + (uint32_t)(r->length >> 11))) goto more;
                 continue;
             }
-            if (!read_one(mem, r, address, to, c, &slice, faults, fault_rows, &nfaults)) goto more;
+            uint64_t address = at[r->first + c->index];
+            if (!read_one(mem, r, address, into, c, &slice, faults, fault_rows, &nfaults)) goto more;
             c->index++;
         }
     }

@@ -3,6 +3,7 @@
 #define CA_SHIM_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -45,8 +46,11 @@ struct ca_backend {
     void (*invalidate)(struct ca_mem *mem);
     /* The same to write through, where at() may give a copy; CA_F_PATCHED for bytes that hold a breakpoint. NULL: as at(). */
     uint32_t (*at_write)(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes);
-    /* Where a byte lies if that is known without work, for a prefetch; else NULL. NULL: at() never has work to do. */
-    const uint8_t *(*peek)(struct ca_mem *mem, uint64_t gpa);
+    /*
+     * Where the page's bytes from `gpa` on lie, if that is known without work and they are the guest's own; else NULL. Holds
+     * until mem->moved changes. NULL: at() never has work to do, and nothing moves.
+     */
+    const uint8_t *(*ready)(struct ca_mem *mem, uint64_t gpa);
 };
 
 struct ca_region {
@@ -80,6 +84,9 @@ struct ca_mem {
     bool revoked;
     /* Set by the backend when it did what takes as long as many page walks: the clock is looked at next. */
     bool costly;
+    uint32_t moved; /* changes when what ready() said may no longer hold */
+    /* While it is not 0 the memory holds bytes that are ours, and only at() gives the guest's. NULL: never. */
+    const _Atomic uint32_t *patches;
     uint32_t generation;
     struct ca_cached cache[CA_CACHE_SLOTS];
 };
@@ -122,12 +129,18 @@ bool ca_translate(struct ca_mem *mem, uint64_t space, uint64_t va, struct ca_map
 bool ca_load(struct ca_mem *mem, uint64_t space, uint64_t va, void *to, uint64_t bytes, struct ca_fault *fault);
 bool ca_load64(struct ca_mem *mem, uint64_t space, uint64_t va, uint64_t *value, struct ca_fault *fault);
 
+static inline bool ca_patched(const struct ca_mem *mem) {
+    return CA_UNLIKELY(mem->patches != NULL && atomic_load_explicit(mem->patches, memory_order_acquire) != 0);
+}
+
 /*
- * Asks the processor to fetch what reads at these addresses will need: scattered reads wait for memory (250 ns each
- * where measured), and waits that overlap cost a twentieth. Never faults, changes nothing but caches.
+ * Where `length` bytes at each of up to CA_GROUP addresses lie, as ready() says it; NULL for those that cross a page, are not
+ * there, or need work. The processor is asked to fetch them all: scattered reads wait for memory (250 ns each where measured),
+ * and waits that overlap cost a twentieth.
  */
 #define CA_GROUP 32u
-void ca_prefetch(struct ca_mem *mem, uint64_t space, const uint64_t *addresses, uint32_t count);
+void ca_locate(struct ca_mem *mem, uint64_t space, const uint64_t *addresses, uint32_t count, uint64_t length,
+               const uint8_t **hosts);
 
 /* slice.c: how long this call may still work. Cost 1 is about one page walk. */
 struct ca_slice {

@@ -17,9 +17,10 @@ void ca_slice_start(struct ca_slice *slice, uint32_t budget_us) {
 }
 
 bool ca_slice_renew(struct ca_slice *slice, struct ca_mem *mem) {
-    uint64_t now = ca_now();
     slice->credit = CREDIT;
     mem->costly = false;
+    if (slice->budget_us == UINT32_MAX) return false;
+    uint64_t now = ca_now();
     /* Time is counted from the first look on: what a short call does before it takes less than the looking. */
     if (slice->deadline == 0) slice->deadline = now + (uint64_t)slice->budget_us * 1000ull;
     return now >= slice->deadline;

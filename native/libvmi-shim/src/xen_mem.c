@@ -9,12 +9,17 @@
 #define DEFAULT_CACHE (256ull << 20)
 #define MAX_CACHE (64ull << 30)
 
+/* Mapping takes as long as hundreds of reads, and another run may have gone for it. */
+static void mapped(struct ca_mem *mem) {
+    mem->costly = true;
+    mem->moved++;
+}
+
 static struct ca_run *run_of(struct ca_mem *mem, uint64_t number) {
     struct ca_domain *d = mem->state;
     uint64_t maps = d->maps;
     struct ca_run *run = ca_run_find(d, number);
-    /* Mapping takes as long as hundreds of reads. */
-    if (CA_UNLIKELY(d->maps != maps)) mem->costly = true;
+    if (CA_UNLIKELY(d->maps != maps)) mapped(mem);
     return run;
 }
 
@@ -27,7 +32,11 @@ static uint32_t raw_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_
         *bytes = RUN_BYTES - in;
     } else {
         uint32_t page = (uint32_t)(in / CA_PAGE);
-        if (!ca_run_has(run, page) && !ca_run_come(d, run, page)) return d->ended ? CA_F_SOURCE : CA_F_OUTSIDE_RAM;
+        if (!ca_run_has(run, page)) {
+            bool come = ca_run_come(d, run, page);
+            mapped(mem);
+            if (!come) return d->ended ? CA_F_SOURCE : CA_F_OUTSIDE_RAM;
+        }
         uint32_t end = page + 1;
         while (end < RUN_PAGES && ca_run_has(run, end)) end++;
         *bytes = (uint64_t)end * CA_PAGE - in;
@@ -53,9 +62,11 @@ static uint32_t xen_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_
     return CA_F_NONE;
 }
 
-static const uint8_t *xen_peek(struct ca_mem *mem, uint64_t gpa) {
-    const struct ca_run *run = ca_run_peek(mem->state, gpa >> RUN_SHIFT);
-    return run == NULL || run->base == NULL ? NULL : run->base + (gpa & (RUN_BYTES - 1));
+static const uint8_t *xen_ready(struct ca_mem *mem, uint64_t gpa) {
+    if (CA_UNLIKELY(gpa >= mem->end)) return NULL;
+    const struct ca_run *run = ca_run_ready(mem->state, gpa >> RUN_SHIFT);
+    uint64_t in = gpa & (RUN_BYTES - 1);
+    return run != NULL && (CA_LIKELY(run->whole) || ca_run_has(run, (uint32_t)(in / CA_PAGE))) ? run->base + in : NULL;
 }
 
 static uint32_t xen_at_write(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes) {
@@ -141,7 +152,7 @@ static void xen_close(struct ca_mem *mem) {
 }
 
 static const struct ca_backend xen_backend = {.at = xen_at,
-                                              .peek = xen_peek,
+                                              .ready = xen_ready,
                                               .at_write = xen_at_write,
                                               .next = xen_next,
                                               .begin = xen_begin,
@@ -194,6 +205,7 @@ int32_t ca_xen_open(uint32_t domid, uint32_t flags, uint64_t cache_bytes) {
     }
     mem->ops = &xen_backend;
     mem->state = d;
+    if (d->file.ledger != NULL) mem->patches = &d->file.ledger->live;
     mem->writable = (flags & CA_OPEN_WRITE) != 0;
     mem->end = (last + 1) * CA_PAGE;
     result = d->pages == 0 && d->ended ? ca_fail(CA_E_OPEN, "there is no domain %u", domid) : ca_mem_register(mem);

@@ -80,28 +80,31 @@ static void fill(struct ca_domain *d, struct ca_run *run) {
     d->pages += there;
 }
 
-const struct ca_run *ca_run_peek(const struct ca_domain *d, uint64_t number) {
-    uint32_t slot = *bucket_of(d, number);
-    while (slot != NONE && d->runs[slot].number != number) slot = d->runs[slot].chain;
-    return slot == NONE ? NULL : &d->runs[slot];
+struct ca_run *ca_run_ready(struct ca_domain *d, uint64_t number) {
+    uint32_t slot = d->recent[number % CA_RECENT];
+    /* A slot that was given up since is free, or another's. */
+    if (CA_UNLIKELY(d->runs[slot].number != number || d->used[slot] == 0)) {
+        slot = *bucket_of(d, number);
+        while (slot != NONE && d->runs[slot].number != number) slot = d->runs[slot].chain;
+        if (slot == NONE) return NULL;
+        d->recent[number % CA_RECENT] = slot;
+    }
+    d->used[slot] = ++d->uses;
+    return &d->runs[slot];
 }
 
 struct ca_run *ca_run_find(struct ca_domain *d, uint64_t number) {
-    const struct ca_run *there = ca_run_peek(d, number);
-    uint32_t slot;
-    if (CA_LIKELY(there != NULL)) {
-        slot = (uint32_t)(there - d->runs);
-    } else {
-        if (d->free == NONE) forget(d, oldest(d));
-        slot = d->free;
-        d->free = d->runs[slot].chain;
-        d->runs[slot].number = number;
-        d->runs[slot].base = NULL;
-        fill(d, &d->runs[slot]);
-        uint32_t *bucket = bucket_of(d, number);
-        d->runs[slot].chain = *bucket;
-        *bucket = slot;
-    }
+    struct ca_run *there = ca_run_ready(d, number);
+    if (CA_LIKELY(there != NULL)) return there;
+    if (d->free == NONE) forget(d, oldest(d));
+    uint32_t slot = d->free;
+    d->free = d->runs[slot].chain;
+    d->runs[slot].number = number;
+    d->runs[slot].base = NULL;
+    fill(d, &d->runs[slot]);
+    uint32_t *bucket = bucket_of(d, number);
+    d->runs[slot].chain = *bucket;
+    *bucket = slot;
     d->used[slot] = ++d->uses;
     return &d->runs[slot];
 }

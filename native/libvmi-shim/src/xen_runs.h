@@ -11,6 +11,7 @@
 #define RUN_SHIFT 21u
 #define RUN_PAGES 512u
 #define RUN_BYTES (1ull << RUN_SHIFT)
+#define CA_RECENT 256u
 
 struct ca_run {
     uint64_t number; /* guest-physical address >> 21 */
@@ -38,6 +39,7 @@ struct ca_domain {
     uint64_t *ram;  /* one bit a run: it holds RAM, as far as its first and last page tell */
     uint32_t limit, buckets, free;
     uint32_t *bucket;
+    uint32_t recent[CA_RECENT]; /* by the end of its number: the slot where a run was found last */
     uint64_t uses;
     uint64_t *used; /* by slot: the last of `uses` that was of it; 0: it is free */
     struct ca_run runs[];
@@ -52,8 +54,8 @@ uint8_t *ca_domain_map(struct ca_domain *d, const uint64_t *frames, uint32_t cou
 
 /* The run, mapped now if it was not; valid until the next is asked for. */
 struct ca_run *ca_run_find(struct ca_domain *d, uint64_t number);
-/* The run if it is mapped, else NULL; no use of it. */
-const struct ca_run *ca_run_peek(const struct ca_domain *d, uint64_t number);
+/* The run if it is mapped, else NULL. */
+struct ca_run *ca_run_ready(struct ca_domain *d, uint64_t number);
 static inline bool ca_run_has(const struct ca_run *run, uint32_t page) {
     return (run->there[page / 64] >> (page % 64) & 1) != 0;
 }
