@@ -16,9 +16,6 @@ const SLICE = 2
  * first event after a quiet moment is fetched at once.
  */
 const GATHER = 1
-/** So many times as long as a drain took the next one waits, at most so many ms: others get most of the thread. */
-const SHARE = 4
-const MOST_GATHER = 20
 /** Bytes of records kept for a program whose number is not known yet. */
 const UNCLAIMED = 4 * 1024 * 1024
 
@@ -146,8 +143,7 @@ export class AgentRing {
       if (drained === 0 || this.#closed) return
     } while (drained > DRAIN / 2 && performance.now() - began < SLICE)
     const again = () => this.#work()
-    const gather = Math.min(Math.max(GATHER, SHARE * (performance.now() - began)), MOST_GATHER)
-    this.#timer = drained > DRAIN / 2 ? setImmediate(again) : setTimeout(again, gather)
+    this.#timer = drained > DRAIN / 2 ? setImmediate(again) : setTimeout(again, GATHER)
   }
 
   #stop(): void {
