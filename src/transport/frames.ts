@@ -3,6 +3,7 @@ import { decode, encode } from 'cborg'
 import { CloudAppError } from '../errors.js'
 import { decodeChecked } from './cbor-decode.js'
 import { PartsEncoder } from './cbor-encode.js'
+import { Gather } from './gather.js'
 
 /** What a receiver takes in one frame. Set by the receiver alone; the peer never learns it but by being cut off. */
 export interface FrameLimits {
@@ -54,6 +55,7 @@ const OWN = 65_536
 /** Cuts a stream of bytes into frames. Holds no more than one frame and one chunk. */
 export class FrameReader {
   #chunks: Uint8Array[] = []
+  readonly #gather = new Gather()
   #have = 0
   #joined: Uint8Array | undefined
   #limits: FrameLimits
@@ -68,7 +70,7 @@ export class FrameReader {
   }
 
   push(chunk: Uint8Array): void {
-    this.#chunks.push(chunk)
+    this.#gather.add(this.#chunks, chunk)
     this.#have += chunk.length
   }
 

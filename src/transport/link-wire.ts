@@ -60,7 +60,7 @@ const LENGTHS: Readonly<Record<number, readonly [number, number]>> = {
 }
 
 /** Cuts what comes into frames. What a frame may say to whom, its receiver knows. */
-export class FrameReader {
+export class LinkReader {
   /** What is gathered: the preface, a header, or the payload of anything but data. */
   #head = new Uint8Array(HEADER)
   #have = 0

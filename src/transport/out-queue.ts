@@ -2,18 +2,50 @@
 const SMALL = 4096
 const GATHER = 64 * 1024
 
-/** Bytes that wait to be written, in order. */
+/** How long a peer that does not read may hold up a close, in ms. */
+const LINGER = 1000
+
+/** Bytes that wait to be written, in order, and who waits for there to be fewer. */
 export class OutQueue {
+  readonly #highWater: number
   #chunks: Uint8Array[] = []
   /** The first chunk that has not been handed on; those before it are dropped in one go. */
   #first = 0
   #gather: Uint8Array | undefined
+  /** Since {@link push} has answered false. */
+  #full = false
+  #draining: (() => void)[] = []
+  #flushed: (() => void) | undefined
   bytes = 0
 
-  push(chunk: Uint8Array): void {
-    if (chunk.length === 0) return
-    this.#chunks.push(chunk)
+  /** @param highWater bytes from which on {@link push} answers false */
+  constructor(highWater: number) {
+    this.#highWater = highWater
+  }
+
+  /** False if it is full, until most of it was taken: see {@link drained}. */
+  push(chunk: Uint8Array): boolean {
+    if (chunk.length > 0) this.#chunks.push(chunk)
     this.bytes += chunk.length
+    this.#full ||= this.bytes >= this.#highWater
+    return !this.#full
+  }
+
+  /** Resolves when there is room again, or the queue was cleared. */
+  drained(): Promise<void> {
+    return this.#full ? new Promise((resolve) => this.#draining.push(resolve)) : Promise.resolve()
+  }
+
+  /** Resolves when all was taken, or after a second. */
+  async flushed(): Promise<void> {
+    if (this.bytes === 0) return
+    await new Promise<void>((resolve) => {
+      const linger = setTimeout(resolve, LINGER)
+      this.#flushed = () => {
+        clearTimeout(linger)
+        resolve()
+      }
+    })
   }
 
   /** What to write next, as one piece; undefined if there is nothing. Ask again after {@link taken}. */
@@ -52,11 +84,21 @@ export class OutQueue {
       this.#chunks = this.#chunks.slice(this.#first)
       this.#first = 0
     }
+    if (this.bytes <= this.#highWater / 4) this.#wake()
   }
 
   clear(): void {
     this.#chunks = []
     this.#first = 0
     this.bytes = 0
+    this.#flushed?.()
+    this.#wake()
+  }
+
+  #wake(): void {
+    this.#full = false
+    const draining = this.#draining
+    this.#draining = []
+    for (const resolve of draining) resolve()
   }
 }

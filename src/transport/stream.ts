@@ -1,7 +1,7 @@
 import { CloudAppError } from '../errors.js'
 import type { Channel, PeerIdentity } from './channel.js'
 import { type Deferred, deferred } from './deferred.js'
-import { InQueue } from './in-queue.js'
+import { Gather } from './gather.js'
 import { OutQueue } from './out-queue.js'
 
 /** Bytes one side may send on a stream before the other has read any: docs/interface.md, "Streams". */
@@ -9,9 +9,6 @@ export const WINDOW = 256 * 1024
 
 /** Queued here before `write` answers false. */
 const HIGH_WATER = 64 * 1024
-
-/** How long a peer that does not read may hold up {@link Channel.close}, in ms. */
-const LINGER = 1000
 
 /** What a stream needs of the link it is in. */
 export interface StreamLink {
@@ -25,19 +22,18 @@ export interface StreamLink {
 export class Stream implements Channel {
   readonly #link: StreamLink
   readonly #closed = new AbortController()
-  readonly #in = new InQueue()
-  readonly #out = new OutQueue()
+  /** What came and was not read. */
+  readonly #in: Uint8Array[] = []
+  readonly #gather = new Gather()
+  readonly #out = new OutQueue(HIGH_WATER)
   #reader: Deferred<Uint8Array | undefined> | undefined
   /** What the peer may still send, and what it has sent that was read since it was last told so. */
   #window = WINDOW
   #consumed = 0
   /** What may still be sent to the peer. */
   #credit = WINDOW
-  #full = false
   /** The peer sends nothing any more, and takes nothing. */
   peerEnded = false
-  #draining: (() => void)[] = []
-  #flushed: Deferred<void> | undefined
   #closing: Promise<void> | undefined
 
   constructor(
@@ -76,15 +72,13 @@ export class Stream implements Channel {
 
   write(bytes: Uint8Array): boolean {
     if (this.#closing !== undefined || this.peerEnded || this.closed.aborted) return true
-    this.#out.push(bytes)
+    const room = this.#out.push(bytes)
     if (this.#credit > 0) this.#link.ready(this)
-    this.#full ||= this.#out.bytes >= HIGH_WATER
-    return !this.#full
+    return room
   }
 
   drained(): Promise<void> {
-    if (this.closed.aborted || !this.#full) return Promise.resolve()
-    return new Promise((resolve) => this.#draining.push(resolve))
+    return this.#out.drained()
   }
 
   close(): Promise<void> {
@@ -99,20 +93,15 @@ export class Stream implements Channel {
   async #close(): Promise<void> {
     this.#reader?.reject(closedHere())
     this.#reader = undefined
-    if (this.#out.bytes > 0 && !this.closed.aborted) {
-      this.#flushed = deferred()
-      const linger = setTimeout(() => this.#flushed?.resolve(), LINGER)
-      await this.#flushed.promise
-      clearTimeout(linger)
-    }
+    await this.#out.flushed()
     this.end(closedHere())
   }
 
-  /** Ends it without a word to the peer. */
+  /** Ends it at this side, of which the link tells the peer. What came before can still be read. */
   end(reason: CloudAppError): void {
     if (this.closed.aborted) return
     this.#closed.abort(reason)
-    this.#dropOut()
+    this.#out.clear()
     this.#reader?.reject(reason)
     this.#reader = undefined
     this.#link.ended(this)
@@ -124,7 +113,7 @@ export class Stream implements Channel {
   receive(piece: Uint8Array): boolean {
     if (piece.length > this.#window || this.peerEnded) return false
     this.#window -= piece.length
-    this.#in.push(piece)
+    this.#gather.add(this.#in, piece)
     const reader = this.#reader
     if (reader === undefined) return true
     this.#reader = undefined
@@ -144,8 +133,8 @@ export class Stream implements Channel {
 
   peerEnds(): void {
     this.peerEnded = true
-    this.#dropOut()
-    if (this.#in.bytes === 0) this.#finish()
+    this.#out.clear()
+    if (this.#in.length === 0) this.#finish()
   }
 
   /** Copies what may be sent now into a frame, and returns how much that is. It counts as sent. */
@@ -160,8 +149,6 @@ export class Stream implements Channel {
       this.#out.taken(piece.length)
     }
     this.#credit -= count
-    if (this.#out.bytes <= HIGH_WATER / 4) this.#wake()
-    if (this.#out.bytes === 0) this.#flushed?.resolve()
     return count
   }
 
@@ -182,26 +169,13 @@ export class Stream implements Channel {
   #consume(bytes: number): void {
     this.#consumed += bytes
     if (this.#consumed >= WINDOW / 2) this.#link.ready(this)
-    if (this.peerEnded && this.#in.bytes === 0) this.#finish()
+    if (this.peerEnded && this.#in.length === 0) this.#finish()
   }
 
   #finish(): void {
     this.#reader?.resolve(undefined)
     this.#reader = undefined
     this.end(new CloudAppError('ERR_CLOUDAPP_CLOSED', 'The peer closed the stream'))
-  }
-
-  #dropOut(): void {
-    this.#out.clear()
-    this.#flushed?.resolve()
-    this.#wake()
-  }
-
-  #wake(): void {
-    this.#full = false
-    const draining = this.#draining
-    this.#draining = []
-    for (const resolve of draining) resolve()
   }
 }
 

@@ -210,6 +210,24 @@ describe('a link with a hostile peer', () => {
     expect(await reasonOf(stream)).toMatchObject({ code: 'ERR_CLOUDAPP_PROTOCOL' })
   })
 
+  it.each([
+    ['tiny frames', Array.from({ length: 50_000 }, () => frame(1, Kind.Data, new Uint8Array(1)))],
+    ['openings', Array.from({ length: 2_000 }, (_, i) => [frame(i + 2, Kind.Open), frame(i + 2, Kind.End)]).flat()],
+  ])('does not keep the event loop from others with %s', async (_, frames) => {
+    const { near, server } = attacked()
+    let turns = 0
+    const timer = () => {
+      turns++
+      if (!server.closed.aborted) setImmediate(timer)
+    }
+    near.write(Buffer.concat([...open, ...frames]))
+    setImmediate(timer)
+    void all(near, Infinity).catch(() => undefined)
+    await near.close()
+    await reasonOf(server)
+    expect(turns).toBeGreaterThan(100)
+  })
+
   it('ends when it asks for answers and reads none', async () => {
     const { near, server } = attacked()
     near.write(preface())

@@ -18,15 +18,13 @@ const BINDING = 32
 /** How long the process that has the vchan may take to answer, in ms. */
 const ANSWERS = 2000
 
-export type Relay = ChannelListener
-
 const socketOf = (name: string, folder: string): string => `${folder}/${name}.sock`
 
 /**
  * Lets other processes of this domain open streams in a link. Undefined where that can not be: not for root, or another
  * process does so already.
  */
-export async function serveRelay(name: string, link: Link, folder = FOLDER): Promise<Relay | undefined> {
+export async function serveRelay(name: string, link: Link, folder = FOLDER): Promise<ChannelListener | undefined> {
   try {
     await mkdir(folder, { recursive: true, mode: 0o700 })
     return await listenUnix({ path: socketOf(name, folder), mode: 0o600, onChannel: (channel) => pass(channel, link) })
@@ -98,9 +96,11 @@ async function greeted(channel: Channel, peer: PeerIdentity): Promise<Channel | 
     }
     got = Buffer.concat([got, chunk])
   }
-  if (got[0] === OPEN)
+  if (got[0] === OPEN) {
     return new PassedChannel(channel, peer, new Uint8Array(got.subarray(1, 1 + BINDING)), got.subarray(1 + BINDING))
+  }
   await channel.close()
+  if (got[0] !== FULL) return undefined
   throw new CloudAppError('ERR_CLOUDAPP_LIMIT', 'The programs of this domain have too many streams open to one service')
 }
 

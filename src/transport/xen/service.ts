@@ -1,7 +1,7 @@
 import { CloudAppError } from '../../errors.js'
 import type { Channel, ChannelListener } from '../channel.js'
 import { domainLives, Neighbours, readOwned } from './neighbours.js'
-import { openShared, ServedLinks } from './shared-link.js'
+import { openShared, serveShared } from './shared-link.js'
 import { serveVchan } from './vchan.js'
 import type { XenStore } from './xenstore.js'
 
@@ -97,10 +97,9 @@ export async function listenVchanService(
 ): Promise<ChannelListener> {
   const name = checkName(service.name)
   const neighbours = await Neighbours.acquire()
-  const serve = async (domid: number): Promise<ChannelListener> => {
-    const links = new ServedLinks(onChannel)
+  const serve = (domid: number): Promise<ChannelListener> => {
     const path = folder(neighbours.local.domid, name, domid)
-    return links.of(await serveVchan({ domid, path, onChannel: (channel) => links.add(channel), onError }))
+    return serveShared((onVchan) => serveVchan({ domid, path, onChannel: onVchan, onError }), onChannel)
   }
   if (service.domid === undefined) return new PeersListener(neighbours, name, serve, onError)
   try {

@@ -1,6 +1,6 @@
 import type { Channel, ChannelListener } from '../channel.js'
 import { Link } from '../link.js'
-import { askRelay, type Relay, serveRelay } from './link-relay.js'
+import { askRelay, serveRelay } from './link-relay.js'
 import { type ConnectVchanOptions, connectOnce, untilConnected } from './vchan-connect.js'
 
 /** This process's links to services of other domains, by where in xenstore they are found. */
@@ -21,7 +21,7 @@ export function openShared(options: ConnectVchanOptions, name: string): Promise<
     const passed = await askRelay(`${domid}-${name}`, peer)
     if (passed !== undefined) return passed
     const channel = await connectOnce(neighbours, options)
-    return channel === undefined ? undefined : OwnLink.over(channel, path, `${domid}-${name}`).open()
+    return channel === undefined ? undefined : new OwnLink(channel, path, `${domid}-${name}`).open()
   })
 }
 
@@ -29,19 +29,15 @@ export function openShared(options: ConnectVchanOptions, name: string): Promise<
 class OwnLink {
   readonly #link: Link
   readonly #path: string
-  readonly #relay: Promise<Relay | undefined>
+  readonly #relay: Promise<ChannelListener | undefined>
   #streams = 0
 
-  private constructor(channel: Channel, path: string, name: string) {
+  constructor(channel: Channel, path: string, name: string) {
     this.#path = path
     this.#link = new Link(channel, { role: 'client' })
     this.#relay = serveRelay(name, this.#link)
     links.set(path, this)
     channel.closed.addEventListener('abort', () => this.#end(), { once: true })
-  }
-
-  static over(channel: Channel, path: string, name: string): OwnLink {
-    return new OwnLink(channel, path, name)
   }
 
   open(): Channel {
@@ -61,27 +57,23 @@ class OwnLink {
   }
 }
 
-/** A server's links with one domain: one after another, as its programs come and go. */
-export class ServedLinks {
-  readonly #onChannel: (channel: Channel) => void
-  readonly #links = new Set<Link>()
-
-  constructor(onChannel: (channel: Channel) => void) {
-    this.#onChannel = onChannel
+/**
+ * Serves streams over the vchans that `serve` is given the callee of, one after another as programs of the client's domain
+ * come and go. When it is closed it takes no new streams; those that exist live on.
+ */
+export async function serveShared(
+  serve: (onChannel: (channel: Channel) => void) => Promise<ChannelListener>,
+  onStream: (stream: Channel) => void,
+): Promise<ChannelListener> {
+  const served = new Set<Link>()
+  const listener = await serve((channel) => {
+    const link = new Link(channel, { role: 'server', onStream })
+    served.add(link)
+    channel.closed.addEventListener('abort', () => served.delete(link), { once: true })
+  })
+  const close = async () => {
+    await listener.close()
+    for (const link of served) link.finish()
   }
-
-  add(channel: Channel): void {
-    const link = new Link(channel, { role: 'server', onStream: this.#onChannel })
-    this.#links.add(link)
-    channel.closed.addEventListener('abort', () => this.#links.delete(link), { once: true })
-  }
-
-  /** The listener whose channels these are: what takes no new channels takes no new streams. */
-  of(listener: ChannelListener): ChannelListener {
-    const close = async () => {
-      await listener.close()
-      for (const link of this.#links) link.finish()
-    }
-    return { address: listener.address, close, [Symbol.asyncDispose]: close }
-  }
+  return { address: listener.address, close, [Symbol.asyncDispose]: close }
 }

@@ -2,15 +2,12 @@ import { CloudAppError } from '../../errors.js'
 import type { Shim } from '../../native/abi.js'
 import { checked } from '../../native/shim.js'
 import type { Channel, PeerIdentity } from '../channel.js'
-import { type Deferred, deferred } from '../deferred.js'
+import { deferred } from '../deferred.js'
 import { OutQueue } from '../out-queue.js'
 import { pollDevice, type StopPolling } from './poll.js'
 
 /** The least that may be queued here, beside what the ring holds, before `write` answers false. */
 const HIGH_WATER = 256 * 1024
-
-/** How long a peer that does not read may hold up {@link Channel.close}, in ms. */
-const LINGER = 1000
 
 /** What it costs to sleep and be woken, where nobody measured it, in us: see wake-cost.ts. */
 const WAKE_US = 20
@@ -18,8 +15,21 @@ const WAKE_US = 20
 /** The largest piece one read gives. */
 const MOST_READ = 256 * 1024
 
-/** How often one turn of the event loop crosses into the native library while there is more to write. */
-const CROSSINGS = 8
+/**
+ * How often all vchans of this process cross into the native library before the event loop turns, whose own calls are not
+ * counted out: a peer that is always at work, or always just about to be, would keep it from everybody else.
+ */
+const CROSSINGS = 16
+let crossed = 0
+
+function mayCross(): boolean {
+  if (crossed === 0) {
+    setImmediate(() => {
+      crossed = 0
+    })
+  }
+  return crossed++ < CROSSINGS
+}
 
 // enum ca_vchan_flags and ca_vchan_peer, cloudapp_vchan.h.
 const EVENT = 1
@@ -51,21 +61,17 @@ export class VchanChannel implements Channel {
   readonly #stop: StopPolling
   readonly #closed = new AbortController()
   readonly #connected = deferred<void>()
-  readonly #queue = new OutQueue()
+  readonly #queue: OutQueue
   readonly #status = new Uint32Array(8)
   readonly #statusBytes = new Uint8Array(this.#status.buffer)
   readonly #wakeUs: number
   readonly #readSize: number
-  readonly #highWater: number
   #buffer: Uint8Array | undefined
   #reader: { resolve(chunk: Uint8Array | undefined): void; reject(error: unknown): void } | undefined
   #peerState = AWAITED
   #flushing = false
-  /** Since `write` has answered false. */
-  #full = false
+  #later = false
   #ended = false
-  #draining: (() => void)[] = []
-  #flushed: Deferred<void> | undefined
   #closing: Promise<void> | undefined
   /** Why a closed channel is closed, once nothing is left to read. */
   #failure: CloudAppError | undefined
@@ -83,7 +89,7 @@ export class VchanChannel implements Channel {
     this.#wakeUs = wakeUs
     // More than the ring holds: a peer that fills it goes on while it is emptied.
     this.#readSize = Math.min(4 * info.readSize, MOST_READ)
-    this.#highWater = Math.max(HIGH_WATER, 2 * info.writeSize)
+    this.#queue = new OutQueue(Math.max(HIGH_WATER, 2 * info.writeSize))
     this.connected = this.#connected.promise
     this.connected.catch(() => {})
     this.#stop = pollDevice(
@@ -120,7 +126,7 @@ export class VchanChannel implements Channel {
 
   write(bytes: Uint8Array): boolean {
     if (this.#closing !== undefined || this.#closed.signal.aborted) return true
-    this.#queue.push(bytes)
+    const room = this.#queue.push(bytes)
     // What is written in one turn of the event loop crosses into the native library together.
     if (!this.#flushing) {
       this.#flushing = true
@@ -129,13 +135,11 @@ export class VchanChannel implements Channel {
         if (this.#queue.bytes > 0) this.#turn(0)
       })
     }
-    this.#full ||= this.#queue.bytes >= this.#highWater
-    return !this.#full
+    return room
   }
 
   drained(): Promise<void> {
-    if (this.#closed.signal.aborted || !this.#full) return Promise.resolve()
-    return new Promise((resolve) => this.#draining.push(resolve))
+    return this.#queue.drained()
   }
 
   close(): Promise<void> {
@@ -159,12 +163,7 @@ export class VchanChannel implements Channel {
     this.#reader = undefined
     if (this.#closed.signal.aborted) return
     this.#turn(0)
-    if (this.#queue.bytes > 0 && !this.#closed.signal.aborted) {
-      this.#flushed = deferred()
-      const linger = setTimeout(() => this.#flushed?.resolve(), LINGER)
-      await this.#flushed.promise
-      clearTimeout(linger)
-    }
+    await this.#queue.flushed()
     this.#finish(closedHere())
   }
 
@@ -174,8 +173,11 @@ export class VchanChannel implements Channel {
    */
   #turn(flags: number): void {
     if (this.#closed.signal.aborted) return
-    for (let crossing = 0; ; crossing++) {
-      const event = crossing === 0 ? flags : 0
+    for (let event = flags; ; event = 0) {
+      if (!mayCross() && event !== EVENT) {
+        this.#turnLater()
+        return
+      }
       const reads = this.#reader !== undefined
       if (reads) this.#buffer ??= unfilled(this.#readSize)
       const into = reads ? (this.#buffer as Uint8Array) : NOTHING
@@ -195,23 +197,22 @@ export class VchanChannel implements Channel {
         return
       }
       const [put = 0, taken = 0, peer = 0, ready = 0] = this.#status
-      if (put > 0) this.#wrote(put)
+      if (put > 0) this.#queue.taken(put)
       if (taken > 0) this.#give(into, taken)
       if (this.#sawPeer(peer, ready)) return
       // All of a piece was taken and another waits, or the peer has just come.
       const more = this.#queue.bytes > 0 && (out === undefined ? this.#peerState === LIVE : put === out.length)
       if (!more) return
-      if (crossing < CROSSINGS) continue
-      // Others on this event loop have their turn before what is left.
-      setImmediate(() => this.#turn(0))
-      return
     }
   }
 
-  #wrote(count: number): void {
-    this.#queue.taken(count)
-    if (this.#queue.bytes <= this.#highWater / 4) this.#wake()
-    if (this.#queue.bytes === 0) this.#flushed?.resolve()
+  #turnLater(): void {
+    if (this.#later) return
+    this.#later = true
+    setImmediate(() => {
+      this.#later = false
+      this.#turn(0)
+    })
   }
 
   #give(buffer: Uint8Array, count: number): void {
@@ -230,8 +231,6 @@ export class VchanChannel implements Channel {
     if (peer === LIVE || peer === AWAITED) return false
     // It takes no more, but what it wrote before it went is still to be read.
     this.#queue.clear()
-    this.#flushed?.resolve()
-    this.#wake()
     if (ready > 0) return true
     this.#ended = true
     this.#reader?.resolve(undefined)
@@ -256,17 +255,8 @@ export class VchanChannel implements Channel {
     this.#closed.abort(reason)
     this.#connected.reject(reason)
     this.#queue.clear()
-    this.#flushed?.resolve()
     this.#reader?.reject(reason)
     this.#reader = undefined
-    this.#wake()
-  }
-
-  #wake(): void {
-    this.#full = false
-    const draining = this.#draining
-    this.#draining = []
-    for (const resolve of draining) resolve()
   }
 }
 

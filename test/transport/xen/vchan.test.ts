@@ -45,4 +45,25 @@ describe('vchan', () => {
     expect([left, right]).toEqual([total, total])
     await Promise.all([a.close(), b.close()])
   })
+
+  it('lets the event loop turn while its ends are always at work', async () => {
+    const [a, b] = vchanPair(4096)
+    const rounds = 2000
+    let turns = 0
+    let done = false
+    const turn = () => {
+      turns++
+      if (!done) setImmediate(turn)
+    }
+    setImmediate(turn)
+    for (let i = 0; i < rounds; i++) {
+      a.write(new Uint8Array([i]))
+      // It is in the ring then.
+      await new Promise((resolve) => process.nextTick(() => process.nextTick(resolve)))
+      expect(await b.read()).toEqual(new Uint8Array([i]))
+    }
+    done = true
+    expect(turns).toBeGreaterThan(rounds / 32)
+    await Promise.all([a.close(), b.close()])
+  })
 })
