@@ -85,7 +85,7 @@ enum ca_vchan_peer { CA_VCHAN_GONE = 0, CA_VCHAN_LIVE = 1, CA_VCHAN_AWAITED = 2 
  * full or empty, or while a peer that fills the ring goes on, it looks for up to `spin_us` whether the peer is at work on it:
  * say what it costs to sleep and be woken. It looks for less, or not at all, where that has not paid of late, and takes no
  * more than eight times that. `status`: u32 { bytes put, bytes taken, enum ca_vchan_peer, bytes left to read, room left to
- * write, 0... }.
+ * write, us spent looking, 0... }.
  *
  * CA_E_PROTOCOL if the peer wrote impossible indexes: nothing was copied, and nothing will be on this handle.
  */

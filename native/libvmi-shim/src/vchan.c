@@ -165,8 +165,9 @@ struct turn {
     uint8_t *in;
     uint32_t out_left, in_left, in_whole;
     uint32_t ready, space;
-    uint32_t did; /* CA_VCHAN_NOTIFY_* of what was done since the peer was last told */
-    bool bulk;    /* the peer had filled half a ring: there is more where this came from */
+    uint32_t did;     /* CA_VCHAN_NOTIFY_* of what was done since the peer was last told */
+    uint32_t spun_us; /* spent looking for the peer */
+    bool bulk;        /* the peer had filled half a ring: there is more where this came from */
 };
 
 static int32_t copy(struct ca_vchan *vchan, struct turn *turn) {
@@ -222,7 +223,8 @@ static int32_t spin(struct ca_vchan *vchan, uint64_t spin_ns, struct turn *turn,
     const uint64_t begun = ca_now(), end = begun + CA_VCHAN_SPINS * spin_ns;
     uint64_t until = begun + spin_ns;
     *moved = false;
-    for (uint64_t now = begun; now < until && now < end && wants(turn) && peer_live(vchan) == CA_VCHAN_LIVE; now = ca_now()) {
+    uint64_t now = begun;
+    for (; now < until && now < end && wants(turn) && peer_live(vchan) == CA_VCHAN_LIVE; now = ca_now()) {
         const uint32_t before = turn->out_left + turn->in_left;
         /* The clock is dear where it is a system call. */
         for (int i = 0; i < 64 && turn->out_left + turn->in_left == before; i++) {
@@ -234,9 +236,9 @@ static int32_t spin(struct ca_vchan *vchan, uint64_t spin_ns, struct turn *turn,
         *moved = true;
         int32_t result = tell(vchan, turn);
         if (result != CA_OK) return result;
-        if (!wants(turn)) break;
-        until = ca_now() + spin_ns;
+        if (wants(turn)) until = ca_now() + spin_ns;
     }
+    turn->spun_us = (uint32_t)((now - begun) / 1000);
     return CA_OK;
 }
 
@@ -287,7 +289,7 @@ int32_t ca_vchan_turn(int32_t handle, uint32_t flags, uint32_t spin_us, const vo
         uint32_t live = peer_live(vchan);
         if (live == CA_VCHAN_GONE) result = ca_ring_ready(&vchan->in, &turn.ready);
         if (result == CA_E_PROTOCOL) vchan->broken = true;
-        uint32_t words[CA_VCHAN_STATUS_WORDS] = {out_bytes - turn.out_left, in_bytes - turn.in_left, live, turn.ready, turn.space};
+        uint32_t words[CA_VCHAN_STATUS_WORDS] = {out_bytes - turn.out_left, in_bytes - turn.in_left, live, turn.ready, turn.space, turn.spun_us};
         memcpy(status, words, sizeof words);
     }
     ca_objects_leave(&all, &vchan->object);

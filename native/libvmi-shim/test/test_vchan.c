@@ -172,6 +172,7 @@ static void learns_whether_to_spin(void) {
     for (uint32_t i = 1; i <= 6; i++) {
         CHECK_EQUAL(ca_vchan_turn(ends[0], 0, 100, NULL, 0, buffer, sizeof buffer, status), CA_OK);
         CHECK_EQUAL(vchan->doubt, i < 4 ? i : 4);
+        CHECK(i > 4 ? status[5] == 0 : status[5] >= (100u >> (i - 1)));
         CHECK(vchan->slept != 0);
     }
     /* Long after it went to sleep, and soon after. */

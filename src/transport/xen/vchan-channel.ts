@@ -16,19 +16,22 @@ const WAKE_US = 20
 const MOST_READ = 256 * 1024
 
 /**
- * How often all vchans of this process cross into the native library before the event loop turns, whose own calls are not
- * counted out: a peer that is always at work, or always just about to be, would keep it from everybody else.
+ * How often all vchans of this process cross into the native library before the event loop turns, and for how many times what
+ * sleeping costs they look at their rings meanwhile: a peer that is always at work, or always just about to be, would keep
+ * the event loop from everybody else.
  */
-const CROSSINGS = 16
-let crossed = 0
+const CROSSINGS = 64
+const LOOKS = 16
+/** What is spent of that; 1 is all. */
+let spent = 0
 
-function mayCross(): boolean {
-  if (crossed === 0) {
+function spend(part: number): void {
+  if (spent === 0) {
     setImmediate(() => {
-      crossed = 0
+      spent = 0
     })
   }
-  return crossed++ < CROSSINGS
+  spent += part
 }
 
 // enum ca_vchan_flags and ca_vchan_peer, cloudapp_vchan.h.
@@ -174,7 +177,7 @@ export class VchanChannel implements Channel {
   #turn(flags: number): void {
     if (this.#closed.signal.aborted) return
     for (let event = flags; ; event = 0) {
-      if (!mayCross() && event !== EVENT) {
+      if (spent >= 1 && event !== EVENT) {
         this.#turnLater()
         return
       }
@@ -196,7 +199,8 @@ export class VchanChannel implements Channel {
         this.#broken(result)
         return
       }
-      const [put = 0, taken = 0, peer = 0, ready = 0] = this.#status
+      const [put = 0, taken = 0, peer = 0, ready = 0, , looked = 0] = this.#status
+      spend(1 / CROSSINGS + looked / (LOOKS * this.#wakeUs))
       if (put > 0) this.#queue.taken(put)
       if (taken > 0) this.#give(into, taken)
       if (this.#sawPeer(peer, ready)) return
