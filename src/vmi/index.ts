@@ -11,7 +11,7 @@ export {
   type IntegrityReport,
   integrity,
 } from './linux/integrity/integrity.js'
-export { LocalMemory, type LocalMemoryOptions, type PauseState, type RamRegion } from './local.js'
+export { LocalMemory, type LocalMemoryOptions, type LocalReaderSync, type PauseState, type RamRegion } from './local.js'
 export * from './memory.js'
 export { openElf } from './sources/elf.js'
 export { type LibvmiOptions, openLibvmi } from './sources/libvmi.js'
