@@ -29,7 +29,6 @@ short ca_control_events(const struct ca_control *control);
 void ca_control_run(struct ca_control *control, struct ca_agent *agent);
 void ca_control_flush(struct ca_control *control);
 void ca_control_reply(struct ca_control *control, uint32_t id, int64_t value);
-void ca_control_wake(struct ca_control *control);
 /* The last frame: waits until it is out, for a second at most. */
 void ca_control_gone(struct ca_control *control, const char *text);
 

@@ -56,11 +56,6 @@ void ca_control_reply(struct ca_control *c, uint32_t id, int64_t value) {
     append(c, CA_FRAME_REPLY, id, payload, bytes);
 }
 
-void ca_control_wake(struct ca_control *c) {
-    c->wake = true;
-    ca_control_flush(c);
-}
-
 void ca_control_gone(struct ca_control *c, const char *text) {
     uint32_t bytes = (uint32_t)strnlen(text, 512);
     uint64_t until = ca_now() + 1000000000ull;

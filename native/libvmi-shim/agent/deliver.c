@@ -17,5 +17,5 @@ void ca_deliver(struct ca_agent *agent, uint32_t number, const struct ca_event *
     }
     /* Counted before it can be seen, so that no consumer finds a record that the counts do not know. */
     ca_producer_count(&agent->ring, number, to == NULL);
-    if (to != NULL && ca_producer_publish(&agent->ring, p->bytes)) ca_control_wake(&agent->control);
+    if (to != NULL && ca_producer_publish(&agent->ring, p->bytes)) agent->control.wake = true;
 }

@@ -171,7 +171,7 @@ void ca_monitor_run(struct ca_agent *agent) {
         if (m->next == __atomic_load_n(&m->ring->req_prod, __ATOMIC_ACQUIRE)) return;
         struct vm_event request = m->ring->slot[m->next & (VM_EVENT_SLOTS - 1)];
         struct ca_mem *mem = NULL;
-        if (ca_enter(m->mem, 0, &mem) != CA_OK) mem = NULL;
+        if (ca_enter(m->mem, CA_ARMED, &mem) != CA_OK) mem = NULL;
         struct ca_answer answer = evaluate(agent, &request, mem);
         if (mem != NULL) ca_leave(mem);
         ca_answer_put(s->file.ledger, m->ring, m->next, &request, &answer);

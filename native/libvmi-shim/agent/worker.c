@@ -40,10 +40,19 @@ static void tick(struct ca_agent *agent) {
     ca_monitor_tick(agent);
 }
 
+/* ns to some ms: unlike ca_now() no system call where the clock of a machine can not be read without, as in dom0. */
+static uint64_t about_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
 static int32_t begin(struct ca_agent *agent) {
     int32_t result = ca_producer_open(&agent->ring, CA_RING_FD);
     if (result != CA_OK || agent->synthetic_only) return result;
-    result = ca_session_attach(&agent->session, true);
+    /* Once: nobody else in this process takes the signal. */
+    result = ca_guard_arm();
+    if (result == CA_OK) result = ca_session_attach(&agent->session, true);
     if (result != CA_OK) return result;
     watch(agent);
     return CA_OK;
@@ -62,7 +71,7 @@ int ca_worker(struct ca_agent *agent) {
     ca_control_reply(&agent->control, 0, result);
     ca_control_flush(&agent->control);
     bool signalled = false;
-    uint64_t ticked = ca_now();
+    uint64_t ticked = about_now();
     while (result == CA_OK && !agent->control.closed && !signalled && agent->gone == NULL) {
         struct pollfd fds[4] = {{agent->control.fd, ca_control_events(&agent->control), 0},
                                 {signals, POLLIN, 0},
@@ -73,14 +82,15 @@ int ca_worker(struct ca_agent *agent) {
         const struct timespec timeout = {wait / 1000000, wait % 1000000 * 1000};
         if (ppoll(fds, 4, &timeout, NULL) < 0 && errno != EINTR) break;
         signalled = fds[1].revents != 0;
-        /* The vCPUs first. */
+        /* The vCPUs first: the client is woken when they run. */
         ca_monitor_run(agent);
         if (fds[3].revents != 0) look(agent);
         if (fds[0].revents != 0) ca_control_run(&agent->control, agent);
         ca_synthetic_run(agent);
-        if (!agent->synthetic_only && ca_now() - ticked >= TICK_US * 1000ull) {
+        ca_control_flush(&agent->control);
+        if (!agent->synthetic_only && about_now() - ticked >= TICK_US * 1000ull) {
             tick(agent);
-            ticked = ca_now();
+            ticked = about_now();
         }
     }
     if (!agent->synthetic_only) {

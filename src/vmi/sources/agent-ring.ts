@@ -15,7 +15,7 @@ const SLICE = 2
  * ms from a drain that found something to the next: at a high rate few large drains cost less than many small ones. The
  * first event after a quiet moment is fetched at once.
  */
-const GATHER = 1
+const GATHER = 4
 /** Bytes of records kept for a program whose number is not known yet. */
 const UNCLAIMED = 4 * 1024 * 1024
 

@@ -87,6 +87,9 @@ int main(int count, char **words)
     uint32_t far = 0, next = 0;
     struct ring *ring = control == NULL || channels == NULL ? NULL : enable(control, domid, &far);
     if (ring == NULL) die("the monitor is not to be had");
+    // The page may be one the domain had before, with the indexes of the ring it was; and the channel is signalled once when it
+    // is bound, before there is an event.
+    ring->req_prod = ring->rsp_prod = 0;
     ring->req_event = ring->rsp_event = 1;
     const int port = bind_channel(channels, domid, far);
     if (port < 0) die("the event channel");
