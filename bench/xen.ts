@@ -1,5 +1,6 @@
-import { bootXen } from '../test/rig/xen/lib/host.js'
+import type { XenHost } from '../test/rig/xen/lib/host.js'
 import type { Measurement } from './measure.js'
+import { onXen } from './on-xen.js'
 
 interface Ratio {
   readonly name: string
@@ -17,8 +18,11 @@ const WHAT: Readonly<Record<string, [name: string, what: string]>> = {
 }
 
 /** The xen: source in dom0 of an emulated Xen host, beside a plain C program there doing the same work: bench.ts, bench.c. */
-export async function benchXen(progress: (message: string) => void): Promise<Measurement[]> {
-  await using xen = await bootXen({ progress })
+export function benchXen(progress: (message: string) => void): Promise<Measurement[]> {
+  return onXen(progress, (xen) => measure(xen, progress))
+}
+
+async function measure(xen: XenHost, progress: (message: string) => void): Promise<Measurement[]> {
   const guest = await xen.createGuest({ name: 'bench', kind: 'pvh', memory: `${MIB}M`, progress })
   progress('measuring in dom0, beside the C program')
   const { stdout } = await xen.dom0.node(['bench.mjs', 'bench', String(MIB)], { timeoutMs: 900_000 })
