@@ -62,15 +62,25 @@ __asm__(".text\n"
         "    jnz 5b\n"
         "4:  xor %eax, %eax\n"
         "    ret\n"
-        /* By words: as fast as by bytes on hardware, and where the processor is emulated eight times as fast. */
-        "3:  mov %rdx, %rcx\n"
-        "    shr $3, %rcx\n"
-        "    and $7, %edx\n"
-        "ca_fault_bulk:  rep movsq\n"
-        "    test %edx, %edx\n"
-        "    jnz 5b\n"
-        "    xor %eax, %eax\n"
-        "    ret\n"
+        /* What every x86-64 has, four at a time: a string instruction takes half as long again, here and emulated. */
+        "3:  sub $64, %rdx\n"
+        "6:\n"
+        "ca_fault_block: movups (%rsi), %xmm0\n"
+        "    movups 16(%rsi), %xmm1\n"
+        "    movups 32(%rsi), %xmm2\n"
+        "    movups 48(%rsi), %xmm3\n"
+        "    movups %xmm0, (%rdi)\n"
+        "    movups %xmm1, 16(%rdi)\n"
+        "    movups %xmm2, 32(%rdi)\n"
+        "    movups %xmm3, 48(%rdi)\n"
+        "ca_fault_block_end:\n"
+        "    add $64, %rsi\n"
+        "    add $64, %rdi\n"
+        "    sub $64, %rdx\n"
+        "    jae 6b\n"
+        "    add $56, %rdx\n" /* what is left, lowered by a word */
+        "    jc 1b\n"
+        "    jmp 2b\n"
         /* On by bytes, to the very one that can not be had. */
         "ca_fix_word:\n" /* rdx was lowered by the 8 that failed */
         "    add $8, %rdx\n"
@@ -78,14 +88,14 @@ __asm__(".text\n"
         "ca_fix_byte:\n"
         "    mov %rdx, %rax\n"
         "    ret\n"
-        "ca_fix_bulk:\n"
-        "    lea (%rdx,%rcx,8), %rdx\n"
+        "ca_fix_block:\n"
+        "    add $64, %rdx\n"
         "    jmp 5b\n"
         ".cfi_endproc\n"
         ".size ca_guard_copy,.-ca_guard_copy\n");
 
 extern const char ca_fault_load[], ca_fix_load[], ca_fault_word[], ca_fault_wordw[], ca_fix_word[], ca_fault_byte[],
-    ca_fault_bytew[], ca_fix_byte[], ca_fault_bulk[], ca_fix_bulk[];
+    ca_fault_bytew[], ca_fix_byte[], ca_fault_block[], ca_fault_block_end[], ca_fix_block[];
 
 static struct sigaction previous;
 static pthread_mutex_t arming = PTHREAD_MUTEX_INITIALIZER;
@@ -94,7 +104,7 @@ static const char *fix_up(const char *at) {
     if (at == ca_fault_load) return ca_fix_load;
     if (at == ca_fault_word || at == ca_fault_wordw) return ca_fix_word;
     if (at == ca_fault_byte || at == ca_fault_bytew) return ca_fix_byte;
-    if (at == ca_fault_bulk) return ca_fix_bulk;
+    if (at >= ca_fault_block && at < ca_fault_block_end) return ca_fix_block;
     return NULL;
 }
 

@@ -40,6 +40,19 @@ static void copies(void) {
     close(fd);
 }
 
+/* Every byte in its place, and none beyond. */
+static void places(void) {
+    uint8_t from[700], to[700];
+    for (size_t i = 0; i < sizeof from; i++) from[i] = (uint8_t)(i * 7 + (i >> 8));
+    for (size_t size = 0; size <= 640; size++) {
+        const size_t at = size % 17, source = size % 13;
+        memset(to, 0xee, sizeof to);
+        CHECK_EQUAL(ca_guard_copy(to + 1 + at, from + source, size), 0);
+        CHECK(memcmp(to + 1 + at, from + source, size) == 0);
+        CHECK(to[at] == 0xee && to[1 + at + size] == 0xee);
+    }
+}
+
 static void cut_file(void) {
     uint8_t *ram, bytes[8192];
     int fd = guest_new(&ram);
@@ -158,6 +171,7 @@ static void others(void) {
 
 void test_guard(void) {
     copies();
+    places();
     cut_file();
     cut_in_call();
     racing_file();

@@ -12,10 +12,10 @@ const DRAIN = 1024 * 1024
 /** ms of draining before others get their turn. */
 const SLICE = 2
 /**
- * ms from a drain that found something to the next: at a high rate few large drains cost less than many small ones. The
- * first event after a quiet moment is fetched at once.
+ * ms from a drain that found something to the next: few large drains cost less than many small ones, and each takes the
+ * processor from the guest's vCPUs too. The first event after a quiet moment is fetched at once.
  */
-const GATHER = 4
+const GATHER = 8
 /** Bytes of records kept for a program whose number is not known yet. */
 const UNCLAIMED = 4 * 1024 * 1024
 
