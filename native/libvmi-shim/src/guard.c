@@ -41,8 +41,10 @@ __asm__(".text\n"
         "ca_guard_copy:\n"
         ".cfi_startproc\n"
         "    cmp $256, %rdx\n"
-        "    jae 3f\n"
-        "    sub $8, %rdx\n"
+        "    jb 6f\n"
+        "    cmpb $0, ca_guard_vectors(%rip)\n"
+        "    jne 3f\n"
+        "6:  sub $8, %rdx\n"
         "    jb 2f\n"
         "1:\n"
         "ca_fault_word:  mov (%rsi), %rax\n"
@@ -62,23 +64,24 @@ __asm__(".text\n"
         "    jnz 5b\n"
         "4:  xor %eax, %eax\n"
         "    ret\n"
-        /* What every x86-64 has, four at a time: a string instruction takes half as long again, here and emulated. */
-        "3:  sub $64, %rdx\n"
-        "6:\n"
-        "ca_fault_block: movups (%rsi), %xmm0\n"
-        "    movups 16(%rsi), %xmm1\n"
-        "    movups 32(%rsi), %xmm2\n"
-        "    movups 48(%rsi), %xmm3\n"
-        "    movups %xmm0, (%rdi)\n"
-        "    movups %xmm1, 16(%rdi)\n"
-        "    movups %xmm2, 32(%rdi)\n"
-        "    movups %xmm3, 48(%rdi)\n"
+        /* As memcpy() does, and as fast. By a string instruction or by words it takes half as long again. */
+        "3:  sub $128, %rdx\n"
+        "7:\n"
+        "ca_fault_block: vmovdqu (%rsi), %ymm0\n"
+        "    vmovdqu 32(%rsi), %ymm1\n"
+        "    vmovdqu 64(%rsi), %ymm2\n"
+        "    vmovdqu 96(%rsi), %ymm3\n"
+        "    vmovdqu %ymm0, (%rdi)\n"
+        "    vmovdqu %ymm1, 32(%rdi)\n"
+        "    vmovdqu %ymm2, 64(%rdi)\n"
+        "    vmovdqu %ymm3, 96(%rdi)\n"
         "ca_fault_block_end:\n"
-        "    add $64, %rsi\n"
-        "    add $64, %rdi\n"
-        "    sub $64, %rdx\n"
-        "    jae 6b\n"
-        "    add $56, %rdx\n" /* what is left, lowered by a word */
+        "    add $128, %rsi\n"
+        "    add $128, %rdi\n"
+        "    sub $128, %rdx\n"
+        "    jae 7b\n"
+        "    vzeroupper\n"
+        "    add $120, %rdx\n" /* what is left, lowered by a word */
         "    jc 1b\n"
         "    jmp 2b\n"
         /* On by bytes, to the very one that can not be had. */
@@ -89,13 +92,21 @@ __asm__(".text\n"
         "    mov %rdx, %rax\n"
         "    ret\n"
         "ca_fix_block:\n"
-        "    add $64, %rdx\n"
+        "    vzeroupper\n"
+        "    add $128, %rdx\n"
         "    jmp 5b\n"
         ".cfi_endproc\n"
         ".size ca_guard_copy,.-ca_guard_copy\n");
 
 extern const char ca_fault_load[], ca_fix_load[], ca_fault_word[], ca_fault_wordw[], ca_fix_word[], ca_fault_byte[],
     ca_fault_bytew[], ca_fix_byte[], ca_fault_block[], ca_fault_block_end[], ca_fix_block[];
+
+uint8_t ca_guard_vectors;
+
+__attribute__((constructor)) static void look_for_vectors(void) {
+    __builtin_cpu_init();
+    ca_guard_vectors = __builtin_cpu_supports("avx") != 0;
+}
 
 static struct sigaction previous;
 static pthread_mutex_t arming = PTHREAD_MUTEX_INITIALIZER;

@@ -71,10 +71,10 @@ static uint32_t libvmi_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint
 }
 
 /* A page costs a call of LibVMI: it is fetched when it is read. */
-static const uint8_t *libvmi_ready(struct ca_mem *mem, uint64_t gpa) {
+static void libvmi_ready(struct ca_mem *mem, const uint64_t *gpas, uint32_t count, const uint8_t **hosts) {
     (void)mem;
-    (void)gpa;
-    return NULL;
+    (void)gpas;
+    memset(hosts, 0, count * sizeof *hosts);
 }
 
 static uint64_t libvmi_next(struct ca_mem *mem, uint64_t gpa) {

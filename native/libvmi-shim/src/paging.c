@@ -122,11 +122,17 @@ bool ca_translate(struct ca_mem *mem, uint64_t space, uint64_t va, struct ca_map
     return true;
 }
 
-static inline const uint8_t *ready(struct ca_mem *mem, uint64_t gpa, uint64_t bytes) {
-    if (mem->ops->ready != NULL) return mem->ops->ready(mem, gpa);
-    uint8_t *host;
-    uint64_t there;
-    return mem->ops->at(mem, gpa, &host, &there) == CA_F_NONE && there >= bytes ? host : NULL;
+static void ready(struct ca_mem *mem, const uint64_t *gpas, uint32_t count, uint64_t bytes, const uint8_t **hosts) {
+    if (mem->ops->ready != NULL) {
+        mem->ops->ready(mem, gpas, count, hosts);
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        uint8_t *host;
+        uint64_t there;
+        bool found = gpas[i] != CA_NOWHERE && mem->ops->at(mem, gpas[i], &host, &there) == CA_F_NONE && there >= bytes;
+        hosts[i] = found ? host : NULL;
+    }
 }
 
 /* Nothing but the prefetches, so that as many as the processor holds are under way together. Of NULL it does nothing. */
@@ -134,36 +140,37 @@ static void prefetch(const uint8_t *const *hosts, uint32_t count) {
     for (uint32_t i = 0; i < count; i++) __builtin_prefetch(hosts[i]);
 }
 
-/* A physical address that is none. */
-#define NOWHERE UINT64_MAX
-
 void ca_locate(struct ca_mem *mem, uint64_t space, const uint64_t *addresses, uint32_t count, uint64_t length,
                const uint8_t **hosts) {
-    uint64_t data[CA_GROUP];   /* where the bytes are, or where tables say */
-    uint64_t tables[CA_GROUP]; /* where the last level's entry is; NOWHERE: it is not needed */
+    uint64_t data[CA_GROUP];   /* where the bytes are, once that is known */
+    uint64_t tables[CA_GROUP]; /* where the last level's entry is, if it says so */
+    bool walks = false;
+    if (count == 0) return;
     /* First all that may have work to do, which may move what was ready. */
     for (uint32_t i = 0; i < count; i++) {
         uint64_t va = addresses[i];
-        tables[i] = NOWHERE;
-        data[i] = (va & 0xfff) + length <= CA_PAGE ? va : NOWHERE;
-        if (space == 0 || data[i] == NOWHERE) continue;
+        tables[i] = CA_NOWHERE;
+        data[i] = (va & 0xfff) + length <= CA_PAGE ? va : CA_NOWHERE;
+        if (space == 0 || data[i] == CA_NOWHERE) continue;
         struct ca_mapping map;
         struct ca_fault fault;
         const struct ca_cached *above = upper(mem, space, va, &map, &fault);
-        data[i] = above == NULL || above->large == 0 ? NOWHERE : above->base + (va & 0x1fffff);
-        if (above != NULL && above->large == 0) tables[i] = above->base + ((va >> 12) & 511) * 8;
+        data[i] = above == NULL || above->large == 0 ? CA_NOWHERE : above->base + (va & 0x1fffff);
+        if (above == NULL || above->large != 0) continue;
+        tables[i] = above->base + ((va >> 12) & 511) * 8;
+        walks = true;
     }
-    for (uint32_t i = 0; i < count; i++)
-        hosts[i] = tables[i] != NOWHERE ? ready(mem, tables[i], 8) : data[i] != NOWHERE ? ready(mem, data[i], length) : NULL;
+    if (walks) {
+        ready(mem, tables, count, 8, hosts);
+        prefetch(hosts, count);
+        for (uint32_t i = 0; i < count; i++) {
+            uint64_t entry;
+            if (hosts[i] != NULL && ca_guard_load64(&entry, hosts[i]) == 0 && (entry & PRESENT) != 0)
+                data[i] = (entry & ADDRESS) | (addresses[i] & 0xfff);
+        }
+    }
+    ready(mem, data, count, length, hosts);
     prefetch(hosts, count);
-    if (space == 0) return;
-    for (uint32_t i = 0; i < count; i++) {
-        uint64_t entry;
-        if (tables[i] == NOWHERE || hosts[i] == NULL) continue;
-        bool there = ca_guard_load64(&entry, hosts[i]) == 0 && (entry & PRESENT) != 0;
-        hosts[i] = there ? ready(mem, (entry & ADDRESS) | (addresses[i] & 0xfff), length) : NULL;
-        __builtin_prefetch(hosts[i]);
-    }
 }
 
 bool ca_load(struct ca_mem *mem, uint64_t space, uint64_t va, void *to, uint64_t bytes, struct ca_fault *fault) {

@@ -24,6 +24,9 @@ struct ca_fault {
     uint32_t level;
 };
 
+/* A guest-physical address that is none. */
+#define CA_NOWHERE UINT64_MAX
+
 /*
  * Where a guest's pages come from. Walkers know only this, so that a file, a set of foreign mappings with eviction, or
  * another library can stand behind them.
@@ -47,10 +50,10 @@ struct ca_backend {
     /* The same to write through, where at() may give a copy; CA_F_PATCHED for bytes that hold a breakpoint. NULL: as at(). */
     uint32_t (*at_write)(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes);
     /*
-     * Where the page's bytes from `gpa` on lie, if that is known without work and they are the guest's own; else NULL. Holds
-     * until mem->moved changes. NULL: at() never has work to do, and nothing moves.
+     * Where the page's bytes from each of `gpas` on lie, if that is known without work and they are the guest's own; else NULL,
+     * as for CA_NOWHERE. Holds until mem->moved changes. NULL: at() never has work to do, and nothing moves.
      */
-    const uint8_t *(*ready)(struct ca_mem *mem, uint64_t gpa);
+    void (*ready)(struct ca_mem *mem, const uint64_t *gpas, uint32_t count, const uint8_t **hosts);
 };
 
 struct ca_region {
@@ -102,6 +105,8 @@ void ca_cache_drop(struct ca_mem *mem);
 
 /* guard.c: copies that survive a mapping whose file has shrunk. */
 int32_t ca_guard_arm(void);
+/* Whether processor and kernel have AVX; written when the library is loaded. */
+extern uint8_t ca_guard_vectors __attribute__((visibility("hidden")));
 /* *to = *(u64 *)from; nonzero if the source faulted. */
 int ca_guard_load64(uint64_t *to, const void *from);
 /* Returns the bytes NOT copied. */

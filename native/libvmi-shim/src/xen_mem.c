@@ -62,11 +62,14 @@ static uint32_t xen_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_
     return CA_F_NONE;
 }
 
-static const uint8_t *xen_ready(struct ca_mem *mem, uint64_t gpa) {
-    if (CA_UNLIKELY(gpa >= mem->end)) return NULL;
-    const struct ca_run *run = ca_run_ready(mem->state, gpa >> RUN_SHIFT);
-    uint64_t in = gpa & (RUN_BYTES - 1);
-    return run != NULL && (CA_LIKELY(run->whole) || ca_run_has(run, (uint32_t)(in / CA_PAGE))) ? run->base + in : NULL;
+static void xen_ready(struct ca_mem *mem, const uint64_t *gpas, uint32_t count, const uint8_t **hosts) {
+    for (uint32_t i = 0; i < count; i++) {
+        const uint64_t gpa = gpas[i], in = gpa & (RUN_BYTES - 1);
+        hosts[i] = NULL;
+        if (CA_UNLIKELY(gpa >= mem->end)) continue; /* CA_NOWHERE too */
+        const struct ca_run *run = ca_run_ready(mem->state, gpa >> RUN_SHIFT);
+        if (run != NULL && (CA_LIKELY(run->whole) || ca_run_has(run, (uint32_t)(in / CA_PAGE)))) hosts[i] = run->base + in;
+    }
 }
 
 static uint32_t xen_at_write(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes) {

@@ -80,15 +80,11 @@ static void fill(struct ca_domain *d, struct ca_run *run) {
     d->pages += there;
 }
 
-struct ca_run *ca_run_ready(struct ca_domain *d, uint64_t number) {
-    uint32_t slot = d->recent[number % CA_RECENT];
-    /* A slot that was given up since is free, or another's. */
-    if (CA_UNLIKELY(d->runs[slot].number != number || d->used[slot] == 0)) {
-        slot = *bucket_of(d, number);
-        while (slot != NONE && d->runs[slot].number != number) slot = d->runs[slot].chain;
-        if (slot == NONE) return NULL;
-        d->recent[number % CA_RECENT] = slot;
-    }
+struct ca_run *ca_run_search(struct ca_domain *d, uint64_t number) {
+    uint32_t slot = *bucket_of(d, number);
+    while (slot != NONE && d->runs[slot].number != number) slot = d->runs[slot].chain;
+    if (slot == NONE) return NULL;
+    d->recent[number % CA_RECENT] = slot;
     d->used[slot] = ++d->uses;
     return &d->runs[slot];
 }

@@ -54,8 +54,15 @@ uint8_t *ca_domain_map(struct ca_domain *d, const uint64_t *frames, uint32_t cou
 
 /* The run, mapped now if it was not; valid until the next is asked for. */
 struct ca_run *ca_run_find(struct ca_domain *d, uint64_t number);
-/* The run if it is mapped, else NULL. */
-struct ca_run *ca_run_ready(struct ca_domain *d, uint64_t number);
+/* The run if it is mapped, else NULL: first where it was found last, then by its number. */
+struct ca_run *ca_run_search(struct ca_domain *d, uint64_t number);
+static inline struct ca_run *ca_run_ready(struct ca_domain *d, uint64_t number) {
+    const uint32_t slot = d->recent[number % CA_RECENT];
+    /* A slot that was given up since is free, or another's. */
+    if (CA_UNLIKELY(d->runs[slot].number != number || d->used[slot] == 0)) return ca_run_search(d, number);
+    d->used[slot] = ++d->uses;
+    return &d->runs[slot];
+}
 static inline bool ca_run_has(const struct ca_run *run, uint32_t page) {
     return (run->there[page / 64] >> (page % 64) & 1) != 0;
 }
