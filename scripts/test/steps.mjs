@@ -144,10 +144,15 @@ async function xenProblem() {
 }
 
 export const steps = [
-  { name: 'lint', what: 'biome', run: one('lint', [bin('biome'), 'check', '.']) },
-  { name: 'types', what: 'tsc', run: one('types', [bin('tsc'), '--noEmit']) },
-  { name: 'arrows', what: 'import directions', run: one('arrows', node(join(root, 'scripts', 'check-arrows.mjs'))) },
-  { name: 'native', what: 'C tests under ASan and UBSan', run: nativeTests },
+  { name: 'lint', what: 'biome', beside: true, run: one('lint', [bin('biome'), 'check', '.']) },
+  { name: 'types', what: 'tsc', beside: true, run: one('types', [bin('tsc'), '--noEmit']) },
+  {
+    name: 'arrows',
+    what: 'import directions',
+    beside: true,
+    run: one('arrows', node(join(root, 'scripts', 'check-arrows.mjs'))),
+  },
+  { name: 'native', what: 'C tests under ASan and UBSan', beside: true, run: nativeTests },
   { name: 'unit', what: 'vitest; the native suites through koffi and ffi-napi', run: vitest('unit') },
   {
     name: 'long',
@@ -169,15 +174,16 @@ export const steps = [
   },
   { name: 'token-fuzz', what: 'decode and verify, a million bent tokens', beside: true, run: tokenFuzz },
   {
-    name: 'package',
-    what: 'the built package, its command and its documents',
-    run: vitest('package', { minutes: 15 }),
-  },
-  {
     name: 'rig',
     what: 'real VMs, and the demo with every example in it',
     vms: true,
+    beside: true,
     run: needsVms('rig', vitest('rig', { minutes: 25 })),
+  },
+  {
+    name: 'package',
+    what: 'the built package, its command and its documents',
+    run: vitest('package', { minutes: 15 }),
   },
   {
     name: 'xen',

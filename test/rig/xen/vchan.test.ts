@@ -36,8 +36,10 @@ const freshPath = (domid: number): string => `/local/domain/${domid}/data/test/$
 
 const LIMIT = { timeoutMs: 330_000 }
 
-const ours = (role: 'serve' | 'connect', domid: number, path: string, ring: number, mode: string) =>
-  `node vchan.mjs ${role} ${domid} ${path} ${ring} ${mode}`
+type Ours = [role: 'serve' | 'connect', domid: number, path: string, ring: number, mode: string]
+/** One after the other, in one process. */
+const allOurs = (each: readonly Ours[]) => `node vchan.mjs ${each.map((words) => words.join(' ')).join(' + ')}`
+const ours = (...words: Ours) => allOurs([words])
 const theirs = (role: 'server' | 'client', domid: number, path: string, ring: number, mode: string) =>
   `/app/vchan-peer ${role} ${domid} ${path} ${ring} ${mode}`
 
@@ -54,27 +56,28 @@ describe('xenstore, grants and event channels between two guests', AFTER_LOSS, (
 
 describe("a vchan with Debian's libxenvchan at the other end", AFTER_LOSS, () => {
   // 1 KiB: one ring of 1 and one of 2, both in the shared page; 4 KiB: a page each; 64 KiB: the default.
-  it.each([1024, 4096, 65_536, 1_048_576])('serves it with rings of %i bytes, whatever the pieces', async (ring) => {
-    const path = freshPath(server.domid)
-    const end = await running(server, ours('serve', client.domid, path, ring, 'echo'))
-    await end.said('^open')
-    const { stdout } = await client.run(
-      theirs('client', server.domid, path, ring, `drive ${Math.min(3 * ring, 80_000)}`),
-      LIMIT,
-    )
-    expect(stdout).toMatch(/^open\ndrove \d+ bytes\nclosed\n$/)
-    expect(await end.end()).toContain(`"domid":${client.domid}`)
-  })
+  const most = (ring: number) => `drive ${Math.min(3 * ring, 80_000)}`
 
-  it.each([1024, 65_536, 1_048_576])('connects to it with rings of %i bytes', async (ring) => {
-    const path = freshPath(server.domid)
-    const end = await running(server, theirs('server', client.domid, path, ring, 'echo'))
-    await end.said('^open')
-    const drive = ours('connect', server.domid, path, ring, `drive ${Math.min(3 * ring, 80_000)}`)
-    const { stdout } = await client.run(`cd /app; ${drive}`, LIMIT)
-    expect(stdout).toMatch(/^peer .*\ndrove \d+ bytes\nclosed \d+\n$/)
-    expect(await end.end()).toContain('closed')
-  })
+  it('serves it with rings of 1 KiB to 1 MiB, whatever the pieces', async () => {
+    const rings = [1024, 4096, 65_536, 1_048_576].map((ring) => ({ ring, path: freshPath(server.domid) }))
+    const serve = rings.map(({ ring, path }): Ours => ['serve', client.domid, path, ring, 'echo'])
+    const end = await running(server, allOurs(serve))
+    const drive = rings.map(({ ring, path }) => theirs('client', server.domid, path, ring, most(ring)))
+    const { stdout } = await client.run(drive.join('\n'), LIMIT)
+    expect(stdout).toMatch(/^(open\ndrove \d+ bytes\nclosed\n){4}$/)
+    expect((await end.end()).split(`"domid":${client.domid},`)).toHaveLength(5)
+  }, 400_000)
+
+  it('connects to it with rings of 1 KiB to 1 MiB', async () => {
+    const rings = [1024, 65_536, 1_048_576].map((ring) => ({ ring, path: freshPath(server.domid) }))
+    const ends = await Promise.all(
+      rings.map(({ ring, path }) => running(server, theirs('server', client.domid, path, ring, 'echo'))),
+    )
+    const drive = rings.map(({ ring, path }): Ours => ['connect', server.domid, path, ring, most(ring)])
+    const { stdout } = await client.run(`cd /app; ${allOurs(drive)}`, LIMIT)
+    expect(stdout).toMatch(/^(peer .*\ndrove \d+ bytes\nclosed \d+\n){3}$/)
+    for (const end of ends) expect(await end.end()).toContain('closed')
+  }, 400_000)
 
   it('is refused where the grants have run out, and is told why', async () => {
     // gntalloc gives 1,024; a pair of such rings takes 513.
@@ -95,20 +98,20 @@ describe("a vchan with Debian's libxenvchan at the other end", AFTER_LOSS, () =>
     await server.run(`kill -KILL ${await liar.pid}`)
   })
 
-  it.each([
-    [0, '0x7fffffff'],
-    [1, '0x7fffffff'],
-    [2, '0x7fffffff'],
-    [3, '0x7fffffff'],
-  ])('ends with an error when a peer corrupts index %i', async (index, value) => {
-    const path = freshPath(server.domid)
-    const end = await running(server, ours('serve', client.domid, path, 4096, 'greet'))
-    await end.said('^open')
-    const liar = await running(client, theirs('client', server.domid, path, 4096, `lie ${index} ${value}`))
-    await liar.said('^lied')
-    expect(await end.end()).toMatch(/ERR_CLOUDAPP_PROTOCOL the peer wrote impossible indexes/)
-    await client.run(`kill -KILL ${await liar.pid}`)
-  })
+  it('ends with an error when a peer corrupts any of the indexes', async () => {
+    const paths = [0, 1, 2, 3].map(() => freshPath(server.domid))
+    const serve = paths.map((path): Ours => ['serve', client.domid, path, 4096, 'greet'])
+    const end = await running(server, allOurs(serve))
+    const liars = paths.map((path, index) => theirs('client', server.domid, path, 4096, `lie ${index} 0x7fffffff`))
+    const { stdout: pids } = await client.run(
+      `${liars.map((lie, i) => `${lie} > /tmp/lie-${i} 2>&1 & pids="$pids $!"`).join('\n')}\necho $pids`,
+    )
+    const said = (await end.end()).split('\n').filter((line) => line.startsWith('ERR_'))
+    expect(said).toHaveLength(4)
+    for (const line of said) expect(line).toMatch(/^ERR_CLOUDAPP_PROTOCOL the peer wrote impossible indexes/)
+    const { stdout: lies } = await client.run(`kill -KILL ${pids.trim()}; cat /tmp/lie-?`)
+    expect(lies.split('\n').filter((line) => line === 'lied')).toHaveLength(4)
+  }, 400_000)
 })
 
 describe('streams in one vchan', AFTER_LOSS, () => {

@@ -1,13 +1,13 @@
 // Our end of a vchan, in dom0 or in a guest. What it does is told line by line.
-//   node vchan.mjs serve|connect DOMID PATH RING MODE [ARGUMENTS], with the modes of peer/vchan-peer.c
+//   node vchan.mjs serve|connect DOMID PATH RING MODE [ARGUMENTS], with the modes of vchan-peer.c
+// More such words after a +: one after the other. Starting Node takes longer than what it does.
 import { CloudAppError } from '@cloudapp/sdk'
 import { type Channel, connectVchan, serveVchan } from '@cloudapp/sdk/transport'
 
-const [role = '', domid = '', path = '', ring = '', mode = '', first = '0', second = '0'] = process.argv.slice(2)
 const say = (text: string) => console.log(text)
 const pattern = (at: number) => (at * 7 + Math.floor(at / 256)) & 0xff
 
-async function open(): Promise<Channel> {
+async function open(role: string, domid: string, path: string, ring: string): Promise<Channel> {
   const peer = Number(domid)
   if (role === 'connect') return connectVchan({ domid: peer, path, timeout: Number(process.env.TIMEOUT ?? 60_000) })
   return new Promise((resolve, reject) => {
@@ -106,12 +106,21 @@ const modes: Readonly<Record<string, (channel: Channel, a: number, b: number) =>
   greet,
 }
 
-try {
-  const channel = await open()
-  say(`peer ${JSON.stringify(channel.peer)}`)
-  channel.closed.addEventListener('abort', () => say(`closed ${Date.now()}`))
-  await modes[mode]?.(channel, Number(first), Number(second))
-  await channel.close()
-} catch (error) {
-  say(CloudAppError.is(error) ? `${error.code} ${error.message}` : String(error))
+async function run(words: readonly string[]): Promise<void> {
+  const [role = '', domid = '', path = '', ring = '', mode = '', first = '0', second = '0'] = words
+  try {
+    const channel = await open(role, domid, path, ring)
+    say(`peer ${JSON.stringify(channel.peer)}`)
+    channel.closed.addEventListener('abort', () => say(`closed ${Date.now()}`))
+    await modes[mode]?.(channel, Number(first), Number(second))
+    await channel.close()
+  } catch (error) {
+    say(CloudAppError.is(error) ? `${error.code} ${error.message}` : String(error))
+  }
+}
+
+for (let words = process.argv.slice(2); words.length > 0; ) {
+  const end = words.indexOf('+')
+  await run(end < 0 ? words : words.slice(0, end))
+  words = end < 0 ? [] : words.slice(end + 1)
 }
