@@ -46,6 +46,10 @@ const ORDERS: Record<string, (order: Order) => Promise<unknown>> = {
     const batch = Array.from({ length: 256 }, (_, i) => ({ space: PHYSICAL, at: BigInt(i) * 0x1_0000n, length: 8 }))
     return each(count, () => one().memory.read(batch))
   },
+  addresses: ({ count = 1 }) => {
+    const at = BigUint64Array.from({ length: 256 }, (_, i) => BigInt(i) * 0x1_0000n)
+    return each(count, () => one().memory.read([{ space: PHYSICAL, at, length: 8 }]))
+  },
   call: ({ count = 1 }) => each(count, () => one().budget()),
   /** GB/s over the first `count` chunks of memory, four on their way at a time. */
   async stream({ count = 1, bytes = 1 }) {

@@ -136,6 +136,7 @@ async function small([client]: readonly Worker[], token: string): Promise<Measur
   await client.ask('open', { token })
   const read = median(await client.ask<number[]>('read', { count: 4000 }))
   const batch = median(await client.ask<number[]>('batch', { count: 1000 }))
+  const addresses = median(await client.ask<number[]>('addresses', { count: 1000 }))
   const call = median(await client.ask<number[]>('call', { count: 4000 }))
   const bytes = 4 * 1024 * 1024
   const rounds: number[] = []
@@ -144,6 +145,7 @@ async function small([client]: readonly Worker[], token: string): Promise<Measur
     { name: 'broker.call.median', value: call, unit: 'us', note: 'an RPC with nothing behind it: what capnweb takes' },
     { name: 'broker.read-8.median', value: read, unit: 'us', note: '8 bytes, one read at a time' },
     { name: 'broker.read-batch256.median', value: batch, unit: 'us', note: '256 reads of 8 bytes in one batch' },
+    { name: 'broker.read-addresses256.median', value: addresses, unit: 'us', note: '8 bytes at each of 256 addresses' },
     { name: 'broker.stream', value: median(rounds), unit: 'GB/s', note: '384 MiB in reads of 4 MiB, 4 on their way' },
   ]
 }
