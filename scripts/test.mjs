@@ -38,12 +38,12 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   })
 }
 
-/** The steps in their order; those next to each other that are `beside` run side by side. */
+/** The steps in their order; neighbours of the same `beside` run side by side. */
 function groups(list) {
   const all = []
   for (const step of list) {
     const last = all.at(-1)
-    if (step.beside && last?.at(-1).beside) last.push(step)
+    if (step.beside !== undefined && last?.at(-1).beside === step.beside) last.push(step)
     else all.push([step])
   }
   return all
