@@ -2,7 +2,7 @@ import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'no
 import path from 'node:path'
 import { hostMirror } from './apt.js'
 import { cached, fileKey, keyOf, projectRoot } from './cache.js'
-import { AGENT, Cpio, moduleFiles } from './initramfs.js'
+import { agentProgram, Cpio, moduleFiles } from './initramfs.js'
 import { kernel as findKernel, type Kernel } from './kernels.js'
 import { run } from './process.js'
 import type { RigOptions } from './types.js'
@@ -93,7 +93,8 @@ const UNITS: Readonly<Record<string, string>> = {
 export async function busyInitrd(kernel: Kernel, options: RigOptions = {}): Promise<string> {
   const root = await debianRoot(options)
   const sources = ['busy.c', 'busy-modules.sh', 'busy-trace.sh'].map((name) => path.join(GUEST, name))
-  const key = keyOf(root, AGENT, UNITS, MASKED, MODULES, kernel.release, ...sources.map(fileKey))
+  const agent = await agentProgram(options)
+  const key = keyOf(root, agent, UNITS, MASKED, MODULES, kernel.release, ...sources.map(fileKey))
   const folder = await cached(
     'busy-initrd',
     key,
@@ -106,7 +107,7 @@ export async function busyInitrd(kernel: Kernel, options: RigOptions = {}): Prom
       for (const name of ['busy-modules.sh', 'busy-trace.sh']) {
         cpio.file(`rig/${name}`, readFileSync(path.join(GUEST, name)), 0o755)
       }
-      cpio.file('rig/agent', Buffer.from(AGENT), 0o755)
+      cpio.file('rig/agent', agent, 0o755)
       for (const [name, text] of Object.entries(UNITS)) {
         cpio.file(`etc/systemd/system/${name}.service`, Buffer.from(text))
         cpio.link(`etc/systemd/system/multi-user.target.wants/${name}.service`, `../${name}.service`)

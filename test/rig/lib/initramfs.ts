@@ -1,6 +1,6 @@
 import { lstatSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
-import { cached, keyOf } from './cache.js'
+import { cached, fileKey, keyOf, projectRoot } from './cache.js'
 import type { Kernel } from './kernels.js'
 import { run } from './process.js'
 import type { RigOptions } from './types.js'
@@ -122,23 +122,15 @@ ${loads.map((file) => `insmod ${file} || echo "rig: ${file} did not load"`).join
 ${options.setup ?? ''}
 `
 
-/**
- * Answers the rig over the second serial port: a line `ID BASE64-OF-A-SCRIPT` is run by sh and answered by
- * `@ID STATUS BASE64-OF-STDOUT BASE64-OF-STDERR`. Works with busybox and with Debian's shell and coreutils.
- */
-export const AGENT = `#!/bin/sh
-exec 3<>/dev/ttyS1
-stty raw -echo <&3
-mkdir -p /run/rig
-echo "@ready" >&3
-while read -r id script <&3; do
-  case "$id" in [0-9]*) ;; *) continue ;; esac
-  echo "$script" | base64 -d > /run/rig/script
-  sh /run/rig/script > /run/rig/out 2> /run/rig/err < /dev/null 3<&-
-  status=$?
-  { printf '@%s %s ' "$id" "$status"; base64 -w0 /run/rig/out; printf ' '; base64 -w0 /run/rig/err; echo; } >&3
-done
-`
+const AGENT = path.join(projectRoot, 'test/rig/guest/agent.c')
+
+/** The rig's end in a VM (test/rig/guest/agent.c), for whatever root it has; cached. */
+export async function agentProgram(options: RigOptions = {}): Promise<Buffer> {
+  const folder = await cached('agent', fileKey(AGENT), async (into) => {
+    await run('gcc', ['-static', '-s', '-O2', AGENT, '-o', path.join(into, 'agent')], options)
+  })
+  return readFileSync(path.join(folder, 'agent'))
+}
 
 /** Builds an initramfs (cached by its content): busybox, the rig's agent, modules and files. Gives its path. */
 export async function initramfs(options: InitramfsOptions): Promise<string> {
@@ -164,7 +156,7 @@ export async function initramfs(options: InitramfsOptions): Promise<string> {
     cpio.file(`/lib/rig/${moduleName(file)}.ko`, await moduleBytes(file))
   }
   cpio.file('rig/setup', Buffer.from(setupScript(options, loads)), 0o755)
-  cpio.file('rig/agent', Buffer.from(AGENT), 0o755)
+  cpio.file('rig/agent', await agentProgram(options), 0o755)
   for (const [name, file] of Object.entries(options.files ?? {})) addFile(cpio, name, file)
   const content = cpio.end()
   const folder = await cached('initramfs', keyOf(content), async (into) => {

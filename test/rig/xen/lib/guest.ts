@@ -69,7 +69,7 @@ export class XenGuest {
     const { timeoutMs = 180_000, check = true } = options
     const id = String(this.nextId++)
     const encoded = Buffer.from(script).toString('base64')
-    const ask = `timeout ${Math.ceil(timeoutMs / 1000)} /rig/ask ${this.terminal} ${id} ${encoded}`
+    const ask = `exec /rig/agent ask ${this.terminal} ${id} ${Math.ceil(timeoutMs / 1000)} ${encoded}`
     const { stdout, status: asked } = await this.dom0.run(ask, { timeoutMs: timeoutMs + 30_000, check: false })
     const [answered, status, out = '', err = ''] = stdout.trim().split(' ')
     const what = `'${script.slice(0, 200)}' in ${this.name}`

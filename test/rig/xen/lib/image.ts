@@ -3,11 +3,11 @@ import path from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import { hostMirror, Suite } from '../../lib/apt.js'
 import { cached, keyOf } from '../../lib/cache.js'
-import { Cpio, moduleBytes, moduleFiles } from '../../lib/initramfs.js'
+import { agentProgram, Cpio, moduleBytes, moduleFiles } from '../../lib/initramfs.js'
 import type { Kernel } from '../../lib/kernels.js'
 import { run } from '../../lib/process.js'
 import type { RigOptions } from '../../lib/types.js'
-import { AGENT, ASK, BLOCK, FIRST, INIT } from './scripts.js'
+import { BLOCK, FIRST, INIT } from './scripts.js'
 
 const SUITE = 'bookworm'
 /** The hypervisor's packages; the tools of the same version go into dom0. */
@@ -114,9 +114,10 @@ export async function dom0Initrd(kernel: Kernel, options: RigOptions = {}): Prom
     loads.push(at)
   }
   cpio.file('init', Buffer.from(FIRST(loads)), 0o755)
-  for (const [name, text] of Object.entries({ init: INIT, agent: AGENT, ask: ASK, block: BLOCK })) {
+  for (const [name, text] of Object.entries({ init: INIT, block: BLOCK })) {
     cpio.file(`rig/${name}`, Buffer.from(text), 0o755)
   }
+  cpio.file('rig/agent', await agentProgram(options), 0o755)
   const content = cpio.end()
   const folder = await cached(
     'xen-initrd',

@@ -46,48 +46,6 @@ xenconsoled --log=all --log-dir=/var/log/xen/console --pid-file=/run/xenconsoled
 while true; do /rig/agent; done
 `
 
-/**
- * Runs one script in a guest: its console is a terminal in dom0, at whose other end the guest's agent listens.
- * Arguments: the terminal, an id, the script as base64.
- */
-export const ASK = `#!/bin/bash
-exec 3<>"$1" || exit 125
-stty raw -echo <&3
-printf '%s %s\\n' "$2" "$3" >&3
-while IFS= read -r line <&3; do
-  line="\${line%%$'\\r'}"
-  case "$line" in *"@$2 "*) printf '%s\\n' "\${line##*@}"; exit 0 ;; esac
-done
-exit 125
-`
-
-/**
- * Answers the rig as the agent of the other VMs does, but runs scripts side by side: what waits for a guest does not keep
- * dom0 from the next. `@gotID` says that a script was read.
- */
-export const AGENT = `#!/bin/bash
-exec 3<>/dev/ttyS1
-stty raw -echo <&3
-mkdir -p /run/rig
-say() { flock /run/rig/lock cat >&3; }
-work() {
-  base64 -d <<< "$2" > /run/rig/$1.script
-  sh /run/rig/$1.script > /run/rig/$1.out 2> /run/rig/$1.err < /dev/null 3<&-
-  status=$?
-  {
-    printf '@%s %s ' "$1" "$status"; base64 -w0 /run/rig/$1.out; printf ' '; base64 -w0 /run/rig/$1.err; echo
-  } > /run/rig/$1.answer
-  say < /run/rig/$1.answer
-  rm -f /run/rig/$1.*
-}
-echo "@ready" | say
-while read -r id script <&3; do
-  case "$id" in [0-9]*) ;; *) continue ;; esac
-  work "$id" "$script" &
-  echo "@got$id" | say
-done
-`
-
 /** Makes a disk of dom0 one of a guest (xl-disk-configuration(5), its `script`): Debian's refuses one that two guests share. */
 export const BLOCK = `#!/bin/bash
 [ "$1" = add ] || exit 0
