@@ -31,7 +31,7 @@ describe('a VM and its snapshots', () => {
   beforeAll(async () => {
     folder = mkdtempSync(path.join(tmpdir(), 'snapshot-'))
     vm = await bootVm({ memory: '256M', cpus: 2, name: 'client', modules: ['loop'] })
-    await vm.guest.run('sleep 3131 >/dev/null 2>&1 &')
+    await vm.guest.run('sleep 3131 >/dev/null 2>&1 & until grep -q sleep /proc/$!/comm; do sleep 0.1; done')
     await vm.monitor.execute('stop')
     live = await look(vm.uri, folder)
   })
