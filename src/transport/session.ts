@@ -147,7 +147,8 @@ class FrameTransport {
     // Asked for already, it is sent by then; or its call was let go of.
     setImmediate(() => this.#forget(undefined))
     await sent.promise
-    while (!this.#channel.closed.aborted && this.#channel.queued > OUT_HIGH_WATER) await this.#channel.drained()
+    // Once: a channel may see room where this does not, and asking it again and again would be all this process does.
+    if (!this.#channel.closed.aborted && this.#channel.queued > OUT_HIGH_WATER) await this.#channel.drained()
   }
 
   abort(reason: unknown): void {

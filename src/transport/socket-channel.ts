@@ -92,7 +92,10 @@ export class SocketChannel implements Channel {
   }
 
   drained(): Promise<void> {
-    if (this.#closed.signal.aborted || !this.#socket.writableNeedDrain) return Promise.resolve()
+    const { destroyed, writableEnded, writableLength, writableNeedDrain } = this.#socket
+    // Of a socket that ends or broke, Node no longer says that it needs to drain, and tells nothing but its close.
+    const leaving = (destroyed || writableEnded) && writableLength > 0
+    if (this.#closed.signal.aborted || !(writableNeedDrain || leaving)) return Promise.resolve()
     return new Promise((resolve) => this.#draining.push(resolve))
   }
 

@@ -320,6 +320,30 @@ describe('a hostile peer', () => {
     expect(b.queued).toBeLessThan(80 * 1024 * 1024)
   })
 
+  it('that leaves with its answers untaken is waited for once, and not as long as bytes are queued', async () => {
+    const [near, far] = memoryChannelPair()
+    raws.push(far)
+    let asked = 0
+    const channel: Channel = {
+      peer: near.peer,
+      binding: near.binding,
+      closed: near.closed,
+      queued: 8 << 20,
+      read: () => near.read(),
+      write: (bytes) => near.write(bytes),
+      // As a socket that broke and is not yet closed.
+      drained: async () => {
+        if (++asked === 100) await near.close()
+      },
+      close: () => near.close(),
+      [Symbol.asyncDispose]: () => near.close(),
+    }
+    const session = openSession(channel)
+    open.push(session)
+    await session.taken(1 << 20)
+    expect(asked).toBeLessThan(5)
+  })
+
   it('that floods leaves others their turn', async () => {
     // A call of 2 ms each: one turn of the loop for every one of them at most.
     class Busy extends RpcTarget {
