@@ -26,6 +26,8 @@ export const ARROWS = {
   'client.ts': ['service', 'transport', 'capabilities'],
   'index.ts': ['*'],
   cli: ['vmi', 'capabilities', 'transport', 'broker', 'service', 'syscall', 'nested', 'network', 'storage', 'host'],
+  // The broker's process is ours alone, down to its malloc.
+  'cli/commands/broker.ts': ['native', 'broker'],
   // doctor reports on the native library itself.
   'cli/doctor': ['native', 'vmi', 'capabilities', 'transport', 'broker', 'service', 'host'],
 }

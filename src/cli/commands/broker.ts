@@ -1,7 +1,11 @@
 import { openBroker } from '../../broker/broker.js'
+import { keepFreedMemory } from '../../native/libc.js'
 import { readBrokerConfig } from '../broker-config.js'
 import type { Command } from '../command.js'
 import { explain } from '../explain.js'
+
+/** Some large results of a few sessions, that each come and go within a millisecond. */
+const KEPT = 128 * 1024 * 1024
 
 export const command: Command = {
   summary: 'Run the broker: the one process that opens VMs, for those who hold rights on them',
@@ -17,6 +21,7 @@ export const command: Command = {
   json: true,
   async run({ args, out, signal }) {
     const { options, listen } = await readBrokerConfig(args.need('config'))
+    keepFreedMemory(KEPT)
     const broker = await openBroker(options)
     const reload = () => {
       broker.reload().then(
