@@ -13,7 +13,9 @@ async function inspect(
   const linux = await kernel(release)
   const module = await rootkit(linux)
   await using vm = await bootVm({ name: 'rootkit', kernel: linux, files: { '/lib/rig/shade.ko': module } })
-  const { stdout } = await vm.guest.run('sleep 31337 >/dev/null 2>&1 & echo $!')
+  const { stdout } = await vm.guest.run(
+    'sleep 31337 >/dev/null 2>&1 & until grep -q sleep /proc/$!/comm; do sleep 0.1; done; echo $!',
+  )
   const pid = Number(stdout)
   const hides = Object.keys(options).some((name) => name === 'unlinkTask' || name === 'unhashIdr')
   await vm.guest.run(`insmod /lib/rig/shade.ko ${rootkitParameters(hides ? { ...options, hidePids: [pid] } : options)}`)
