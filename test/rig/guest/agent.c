@@ -120,6 +120,16 @@ static char *encode_file(int fd, char *to)
     return to;
 }
 
+/* Several processes of a script may write at once: a memory file's offset has no lock, as other files' has, and lines got lost. */
+static int output_file(const char *name)
+{
+    int file = memfd_create(name, MFD_CLOEXEC);
+
+    if (file < 0 || fcntl(file, F_SETFL, O_APPEND) != 0)
+        die("memfd_create");
+    return file;
+}
+
 static struct job *jobs;
 
 static void start(int tty, unsigned long id, const char *text)
@@ -142,10 +152,8 @@ static void start(int tty, unsigned long id, const char *text)
     close(file);
     free(script);
     job->id = id;
-    job->out = memfd_create("out", MFD_CLOEXEC);
-    job->err = memfd_create("err", MFD_CLOEXEC);
-    if (job->out < 0 || job->err < 0)
-        die("memfd_create");
+    job->out = output_file("out");
+    job->err = output_file("err");
     job->pid = fork();
     if (job->pid < 0)
         die("fork");
