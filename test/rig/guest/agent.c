@@ -100,14 +100,21 @@ static char *encode(const unsigned char *from, size_t bytes, char *to)
     return to;
 }
 
-/* All of a file of ours, closed; too long is cut, as no answer may be longer. */
-static char *encode_file(int fd, char *to)
+/* No answer may be longer than two of these. */
+enum { LONGEST_OUTPUT = LONGEST_ANSWER / 3 };
+
+static size_t size_of(int fd)
 {
     struct stat status;
-    size_t size = fstat(fd, &status) == 0 ? (size_t)status.st_size : 0;
 
-    if (size > LONGEST_ANSWER / 3)
-        size = LONGEST_ANSWER / 3;
+    return fstat(fd, &status) == 0 ? (size_t)status.st_size : 0;
+}
+
+/* All of a file of ours, closed; of a longer one the beginning. */
+static char *encode_file(int fd, char *to)
+{
+    size_t size = size_of(fd) < LONGEST_OUTPUT ? size_of(fd) : LONGEST_OUTPUT;
+
     if (size > 0) {
         unsigned char *bytes = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
 
@@ -176,10 +183,13 @@ static void start(int tty, unsigned long id, const char *text)
 static void answer(int tty, struct job *job, int status)
 {
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    char name[64], *text = malloc(2 * (LONGEST_ANSWER / 3 * 4 / 3 + 64)), *to = text;
+    char name[64], *text = malloc(2 * (LONGEST_OUTPUT * 4 / 3 + 64)), *to = text;
 
     if (text == NULL)
         die("malloc");
+    /* What is not all of it must not pass for it. */
+    if (size_of(job->out) > LONGEST_OUTPUT || size_of(job->err) > LONGEST_OUTPUT)
+        code = 125;
     to += sprintf(to, "@%lu %d ", job->id, code);
     to = encode_file(job->out, to);
     *to++ = ' ';
