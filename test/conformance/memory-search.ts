@@ -74,13 +74,16 @@ export function searchCases(context: Context): void {
       expect(await places({ patterns: [pattern], end: END + (1n << 45n) })).toEqual([[END - 4n, 0]])
     })
 
-    it.each([1, 2, 4, 8, 16, 256, 4096])('keeps to addresses of alignment %i', async (align) => {
+    it.each([1, 2, 4, 8, 16, 256, 4096, 65_536, 2 ** 21])('keeps to addresses of alignment %i', async (align) => {
       const aligned = one.filter((at) => at % BigInt(align) === 0n)
       expect(await places({ align })).toEqual(aligned.map((at) => [at, 0]))
     })
 
     it('keeps to an offset from the alignment', async () => {
       expect(await places({ align: 4096, offset: 0xabc })).toEqual([[PA.patterns + 0x2abcn, 0]])
+      expect(await places({ align: 65_536, offset: 0x2abc + (Number(PA.patterns) % 65_536) })).toEqual([
+        [PA.patterns + 0x2abcn, 0],
+      ])
       expect(await places({ align: 16, offset: 12 })).toEqual([[PA.patterns + 0x2abcn, 0]])
       expect(await places({ align: 4096, offset: 0xffb, patterns: [bytes('needle-two')] })).toEqual([[two, 0]])
     })

@@ -29,7 +29,10 @@ uint8_t *ca_domain_map(struct ca_domain *d, const uint64_t *frames, uint32_t cou
 }
 
 static void unmap(struct ca_domain *d, struct ca_run *run) {
-    if (run->base == NULL) return;
+    if (run->base == NULL) {
+        d->empty--;
+        return;
+    }
     d->xen->foreign_unmap(d->foreign, run->base, RUN_PAGES);
     run->base = NULL;
     for (uint32_t i = 0; i < RUN_PAGES / 64; i++) d->pages -= (uint64_t)__builtin_popcountll(run->there[i]);
@@ -50,11 +53,15 @@ void ca_runs_forget(struct ca_domain *d) {
         if (d->used[slot] != 0) forget(d, slot);
 }
 
-/* All are in use. A look at each costs less than a use would if it kept them in order, and far less than the mapping. */
+/*
+ * All are in use. A look at each costs less than a use would if it kept them in order, and far less than the mapping.
+ * Of an address space that is mostly holes, those without a page must not drive out those with pages.
+ */
 static uint32_t oldest(const struct ca_domain *d) {
-    uint32_t found = 0;
-    for (uint32_t slot = 1; slot < d->limit; slot++)
-        if (d->used[slot] < d->used[found]) found = slot;
+    bool empty = d->empty > d->limit / 8;
+    uint32_t found = NONE;
+    for (uint32_t slot = 0; slot < d->limit; slot++)
+        if ((!empty || d->runs[slot].base == NULL) && (found == NONE || d->used[slot] < d->used[found])) found = slot;
     return found;
 }
 
@@ -76,6 +83,7 @@ static void fill(struct ca_domain *d, struct ca_run *run) {
         base = NULL;
     }
     run->base = base;
+    if (base == NULL) d->empty++;
     run->whole = there == RUN_PAGES;
     d->pages += there;
 }

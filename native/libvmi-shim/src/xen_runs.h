@@ -37,7 +37,7 @@ struct ca_domain {
     uint64_t maps, pages;
     uint64_t count; /* runs from 0 to the end of the memory */
     uint64_t *ram;  /* one bit a run: it holds RAM, as far as its first and last page tell */
-    uint32_t limit, buckets, free;
+    uint32_t limit, buckets, free, empty; /* empty: runs that are kept and have no page */
     uint32_t *bucket;
     uint32_t recent[CA_RECENT]; /* by the end of its number: the slot where a run was found last */
     uint64_t uses;

@@ -224,6 +224,49 @@ static void searches(void) {
     CHECK_EQUAL(live, 0);
 }
 
+/* Places far apart: of each run that there is one map call, of holes none. */
+static void searches_sparsely(void) {
+    int32_t mem = ca_xen_open(7, 0, 0);
+    uint64_t at = 15 * RUN + 0x12340, word = word_of(at), rows[32], status[CA_STATUS_WORDS];
+    struct {
+        uint32_t length, zero;
+        uint8_t bytes[256];
+    } pattern = {8, 0, {0}};
+    memcpy(pattern.bytes, &word, 8);
+    struct cursor cursor = {{0}};
+    unsigned before = calls;
+    int32_t result = ca_search(mem, 0, UINT32_MAX, 0, 0, UINT64_MAX, &pattern, 1, RUN, 0x12340, 2, rows, 16, &cursor, status);
+    CHECK_EQUAL(result, CA_OK);
+    CHECK_EQUAL(status[0], 1);
+    CHECK_EQUAL(rows[0], at);
+    CHECK_EQUAL(calls - before, FRAMES / 512 - 4);
+    /* Nothing behind the last place of a range is looked at, nor a place before its first. */
+    const uint64_t ranges[][3] = {{at + 8, 16 * RUN, 0}, {at + 1, UINT64_MAX, 0}, {at, at + 7, 1}, {14 * RUN, at + 6, 0}};
+    for (unsigned i = 0; i < sizeof ranges / sizeof *ranges; i++) {
+        const uint64_t *range = ranges[i];
+        cursor = (struct cursor){{0}};
+        result = ca_search(mem, 0, UINT32_MAX, 0, range[0], range[1], &pattern, 1, RUN, 0x12340, 2, rows, 16, &cursor, status);
+        CHECK_EQUAL(result, CA_OK);
+        CHECK_EQUAL(status[0], range[2]);
+    }
+    ca_mem_close(mem);
+    CHECK_EQUAL(live, 0);
+}
+
+/* Who is led into holes keeps what is mapped. */
+static void keeps_through_holes(void) {
+    int32_t mem = ca_xen_open(7, 0, 8 * RUN);
+    const unsigned runs[] = {0, 1, 2, 3, 4, 9};
+    uint64_t value;
+    for (int i = 0; i < 6; i++) CHECK_EQUAL(read_at(mem, 0, runs[i] * (uint64_t)RUN, &value, 8, NULL), 0);
+    for (uint64_t hole = 5; hole < 9; hole++) CHECK_EQUAL(read_at(mem, 0, hole * RUN, &value, 8, NULL), CA_F_OUTSIDE_RAM);
+    unsigned before = calls;
+    for (int i = 0; i < 6; i++) CHECK_EQUAL(read_at(mem, 0, runs[i] * (uint64_t)RUN, &value, 8, NULL), 0);
+    CHECK_EQUAL(calls - before, 0);
+    ca_mem_close(mem);
+    CHECK_EQUAL(live, 0);
+}
+
 static void comes_and_goes(void) {
     int32_t mem = ca_xen_open(7, 0, 0);
     uint64_t at = 10 * RUN + 5 * PAGE, value;
@@ -341,6 +384,8 @@ void test_xen(void) {
     evicts();
     maps_once();
     searches();
+    searches_sparsely();
+    keeps_through_holes();
     comes_and_goes();
     writes_and_revokes();
     is_direct();

@@ -1,5 +1,5 @@
 import type { CallOptions, GuestMemory, ReadRequest, Space } from '../memory.js'
-import { PHYSICAL, virtualSpace } from '../memory.js'
+import { LIMITS, PHYSICAL, virtualSpace } from '../memory.js'
 import { type BootFacts, IMAGE_SIZE, type ImageFacts, KERNEL_MAP } from './profile.js'
 import { fixedText, view } from './read.js'
 
@@ -128,19 +128,13 @@ export async function probeBuildId(
   options: CallOptions = {},
 ): Promise<bigint[]> {
   const found: bigint[] = []
-  const perRequest = 16_384n
-  const last = memory.end - BigInt(offset) - BigInt(buildId.length)
-  for (let first = 0n; first <= last; first += perRequest * STEP) {
-    const steps = (last - first) / STEP + 1n
-    const count = Number(steps < perRequest ? steps : perRequest)
-    const at = new BigUint64Array(count)
-    for (let i = 0; i < count; i++) at[i] = first + BigInt(i) * STEP + BigInt(offset)
-    const [result] = await memory.read([{ space: PHYSICAL, at, length: buildId.length }], options)
-    if (result === undefined) break
-    const bytes = Buffer.from(result.bytes.buffer, result.bytes.byteOffset, result.bytes.byteLength)
-    for (let i = 0; i < count; i++)
-      if (bytes.compare(buildId, 0, buildId.length, i * buildId.length, (i + 1) * buildId.length) === 0)
-        found.push(first + BigInt(i) * STEP)
+  const request = { space: PHYSICAL, end: memory.end, patterns: [buildId], limit: LIMITS.matches }
+  const places = { align: Number(STEP), offset: offset % Number(STEP) }
+  for (let start = 0n; start < memory.end; ) {
+    const { matches, end, next } = await memory.search({ ...request, ...places, start }, options)
+    for (const { at } of matches) if (at >= BigInt(offset)) found.push(at - BigInt(offset))
+    if (end === 'complete') break
+    start = next
   }
   return found
 }
