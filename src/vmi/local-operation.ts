@@ -17,6 +17,8 @@ const REASONS: readonly (FaultReason | undefined)[] = [
 export interface Workspace {
   readonly cursor: Uint8Array
   readonly status: BigUint64Array
+  /** The halves of `status`: taking a bigint out costs memory, and most are small numbers. */
+  readonly statusHalves: Uint32Array
   /** A table of a few requests, and its halves: making one for each call would cost more than reading a few words. */
   readonly table: BigUint64Array
   readonly halves: Uint32Array
@@ -29,9 +31,11 @@ const TABLE_WORDS = 64
 
 export function newWorkspace(): Workspace {
   const table = new BigUint64Array(TABLE_WORDS)
+  const status = new BigUint64Array(STATUS_WORDS)
   return {
     cursor: new Uint8Array(CURSOR_SIZE),
-    status: new BigUint64Array(STATUS_WORDS),
+    status,
+    statusHalves: new Uint32Array(status.buffer),
     table,
     halves: new Uint32Array(table.buffer),
     scratch: new Uint8Array(0),
@@ -68,9 +72,9 @@ export function ended(shim: Shim, result: number): boolean {
   return checked(shim, result) !== CA_MORE
 }
 
-/** A status word that is a small number. */
+/** A status word that is below 2^32. */
 export function word(workspace: Workspace, index: number): number {
-  return Number(workspace.status[index])
+  return workspace.statusHalves[2 * index] as number
 }
 
 /** A fault from its numbers in a table. */

@@ -133,12 +133,16 @@ export class ReadOperation implements Operation<ReadResult[]> {
   }
 
   result(consistent: boolean): ReadResult[] {
+    const results: ReadResult[] = []
     let offset = 0
-    return this.#requests.map(({ at, length }, i) => {
+    for (let i = 0; i < this.#requests.length; i++) {
+      const { at, length } = this.#requests[i] as ReadRequest
       const size = (typeof at === 'bigint' ? 1 : at.length) * length
-      const bytes = this.#out.subarray(offset, offset + size)
+      // Of a single request it is usually all of it: another view costs as much as reading a few words.
+      const bytes = size === this.#out.length ? this.#out : this.#out.subarray(offset, offset + size)
       offset += size
-      return { bytes, faults: this.#faults?.get(i) ?? [], consistent }
-    })
+      results.push({ bytes, faults: this.#faults?.get(i) ?? [], consistent })
+    }
+    return results
   }
 }
