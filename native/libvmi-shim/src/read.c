@@ -62,6 +62,15 @@ static bool read_one(struct ca_mem *mem, const struct request *r, uint64_t addre
     return true;
 }
 
+/* The common case, without the book-keeping: how many were read before the first that is not ready, or faults. */
+static uint32_t copy_ready(const struct ca_mem *mem, const uint8_t *const *hosts, uint32_t count, uint8_t *into, uint64_t length) {
+    uint32_t done = 0;
+    for (; done < count && hosts[done] != NULL && !ca_patched(mem); done++, into += length)
+        if (length == 8 ? ca_guard_load64((uint64_t *)(void *)into, hosts[done]) != 0 : ca_guard_copy(into, hosts[done], length) != 0)
+            break;
+    return done;
+}
+
 int32_t ca_read(int32_t handle, uint32_t flags, uint32_t budget_us, const void *requests, uint32_t nrequests,
                 const void *addresses, uint32_t naddresses, void *out, uint32_t out_size, void *faults,
                 uint32_t fault_rows, void *cursor, void *status) {
@@ -88,32 +97,31 @@ int32_t ca_read(int32_t handle, uint32_t flags, uint32_t budget_us, const void *
     struct ca_slice slice;
     ca_slice_start(&slice, budget_us);
     uint64_t nfaults = 0;
-    const uint64_t *at = addresses;
     result = CA_OK;
     for (; c->request < nrequests; c->request++, c->index = 0) {
         const struct request *r = &rows[c->request];
+        const uint64_t *at = (const uint64_t *)addresses + r->first;
+        const uint64_t length = r->length, count = r->count;
+        uint8_t *results = (uint8_t *)out + r->out;
         /* Short reads are located in groups; `hosts` are of the addresses from `from` to `to`. */
         const uint8_t *hosts[CA_GROUP];
         uint32_t from = 0, to = 0, moved = 0;
-        while (c->index < r->count) {
-            uint8_t *into = (uint8_t *)out + r->out + c->index * r->length;
-            if (r->length <= CA_PAGE && (c->index >= to || moved != mem->moved)) {
-                uint64_t left = r->count - c->index;
-                from = c->index;
-                to = from + (left < CA_GROUP ? (uint32_t)left : CA_GROUP);
-                ca_locate(mem, r->space, &at[r->first + from], to - from, r->length, hosts);
-                moved = mem->moved;
+        while (c->index < count) {
+            if (length <= CA_PAGE && c->done == 0) {
+                if (c->index >= to || moved != mem->moved) {
+                    uint64_t left = count - c->index;
+                    from = c->index;
+                    to = from + (left < CA_GROUP ? (uint32_t)left : CA_GROUP);
+                    ca_locate(mem, r->space, &at[from], to - from, length, hosts);
+                    moved = mem->moved;
+                }
+                uint32_t good = copy_ready(mem, &hosts[c->index - from], to - c->index, results + c->index * length, length);
+                c->index += good;
+                if (good > 0 && ca_slice_spent(&slice, mem, good * (1 + (uint32_t)(length >> 11)))) goto more;
+                if (c->index == to) continue;
             }
-            const uint8_t *host = c->index < to && c->done == 0 && !ca_patched(mem) ? hosts[c->index - from] : NULL;
-            /* The common case, without the book-keeping. */
-            if (CA_LIKELY(host != NULL) && (r->length == 8 ? ca_guard_load64((uint64_t *)(void *)into, host) == 0
-                                                           : ca_guard_copy(into, host, r->length) == 0)) {
-                c->index++;
-                if (ca_slice_spent(&slice, mem, 1 + (uint32_t)(r->length >> 11))) goto more;
-                continue;
-            }
-            uint64_t address = at[r->first + c->index];
-            if (!read_one(mem, r, address, into, c, &slice, faults, fault_rows, &nfaults)) goto more;
+            uint8_t *into = results + c->index * length;
+            if (!read_one(mem, r, at[c->index], into, c, &slice, faults, fault_rows, &nfaults)) goto more;
             c->index++;
         }
     }

@@ -196,6 +196,48 @@ static enum group look(struct search *s, uint64_t physical, uint32_t bytes) {
     return dense(s, buffer, bytes < readable ? bytes : readable, readable, from);
 }
 
+/* No hypervisor maps less than this at a time to keep it: from here on, places are glanced at. */
+#define APART (1u << 21)
+
+static bool begins(const struct search *s, uint64_t word) {
+    for (uint32_t p = 0; p < s->patterns; p++) {
+        const struct pattern *pattern = s->prepared[p].pattern;
+        if (memcmp(&word, pattern->bytes, pattern->length < 8 ? pattern->length : 8) == 0) return true;
+    }
+    return false;
+}
+
+/* Places in RAM that are far apart: only where the first bytes are right is a look taken as elsewhere. */
+static int32_t run_apart(struct search *s, uint32_t budget_us) {
+    struct cursor *c = s->cursor;
+    struct ca_slice slice;
+    ca_slice_start(&slice, budget_us);
+    for (uint64_t skip = (s->offset - c->at) & (s->align - 1); skip <= s->last - c->at; skip = 0) {
+        uint64_t places[CA_GLANCE], words[CA_GLANCE], next = c->at + skip;
+        uint32_t count = s->mem->ops->glance(s->mem, &next, s->last, s->align, places, words);
+        for (uint32_t i = 0; i < count; i++) {
+            if (!begins(s, words[i])) continue;
+            c->at = places[i];
+            enum group group = sparse(s, places[i], places[i], 8);
+            if (group == GROUP_NO_ROOM) return CA_MORE;
+            if (group == GROUP_LIMIT) {
+                s->end = CA_END_LIMIT;
+                return CA_OK;
+            }
+        }
+        if (next > s->last) break;
+        c->at = next;
+        c->looked += CA_GLANCE;
+        if (c->looked >= MAX_PAGES) {
+            s->end = CA_END_LIMIT;
+            return CA_OK;
+        }
+        if (ca_slice_spent(&slice, s->mem, CA_GLANCE)) return CA_MORE;
+    }
+    s->end = CA_END_COMPLETE;
+    return CA_OK;
+}
+
 static int32_t run(struct search *s, uint32_t budget_us) {
     struct cursor *c = s->cursor;
     struct ca_slice slice;
@@ -270,7 +312,9 @@ int32_t ca_search(int32_t handle, uint32_t flags, uint32_t budget_us, uint64_t s
 
     result = ca_enter(handle, flags, &s.mem);
     if (result != CA_OK) return result;
-    result = run(&s, budget_us);
+    bool apart = space == 0 && align >= APART && s.mem->ops->glance != NULL && (offset & (CA_PAGE - 1)) <= CA_PAGE - 8;
+    /* A breakpoint may lie at a place, which only at() hides. */
+    result = apart && !ca_patched(s.mem) ? run_apart(&s, budget_us) : run(&s, budget_us);
     if (result == CA_OK) s.cursor->head.done = 1;
     uint64_t *words = status;
     words[0] = s.row;

@@ -54,7 +54,14 @@ struct ca_backend {
      * as for CA_NOWHERE. Holds until mem->moved changes. NULL: at() never has work to do, and nothing moves.
      */
     void (*ready)(struct ca_mem *mem, const uint64_t *gpas, uint32_t count, const uint8_t **hosts);
+    /*
+     * The 8 bytes, within a page, at places `step` bytes apart from *gpa to `last`, those of them that are RAM and at most
+     * CA_GLANCE: gives their number, and in *gpa the place to go on from. For places so far apart that at() would map
+     * much for each and keep it. NULL: at() costs nothing.
+     */
+    uint32_t (*glance)(struct ca_mem *mem, uint64_t *gpa, uint64_t last, uint64_t step, uint64_t *places, uint64_t *words);
 };
+#define CA_GLANCE 256u
 
 struct ca_region {
     uint64_t gpa;

@@ -80,11 +80,16 @@ static uint32_t xen_at_write(struct ca_mem *mem, uint64_t gpa, uint8_t **host, u
     return *bytes == 0 ? CA_F_PATCHED : CA_F_NONE;
 }
 
+/* Whether a run holds RAM, as far as is known; of what lies further than that, perhaps. */
+static bool promising(const struct ca_domain *d, uint64_t number) {
+    return number >= d->count || (d->ram[number / 64] >> (number % 64) & 1) != 0;
+}
+
 static uint64_t xen_next(struct ca_mem *mem, uint64_t gpa) {
     struct ca_domain *d = mem->state;
     while (gpa < mem->end) {
         uint64_t number = gpa >> RUN_SHIFT;
-        if (number < d->count && (d->ram[number / 64] >> (number % 64) & 1) == 0) {
+        if (!promising(d, number)) {
             gpa = (number + 1) << RUN_SHIFT;
             continue;
         }
@@ -95,6 +100,30 @@ static uint64_t xen_next(struct ca_mem *mem, uint64_t gpa) {
         }
     }
     return UINT64_MAX;
+}
+
+/* One page for each place, all by one call. */
+static uint32_t xen_glance(struct ca_mem *mem, uint64_t *gpa, uint64_t last, uint64_t step, uint64_t *places, uint64_t *words) {
+    struct ca_domain *d = mem->state;
+    uint64_t frames[CA_GLANCE], at = *gpa;
+    int errors[CA_GLANCE];
+    uint32_t count = 0, there = 0;
+    for (; count < CA_GLANCE && at <= last && at < mem->end; at += step) {
+        if (!promising(d, at >> RUN_SHIFT)) continue;
+        places[count] = at;
+        frames[count++] = at / CA_PAGE;
+    }
+    *gpa = at < mem->end ? at : UINT64_MAX;
+    if (count == 0) return 0;
+    mem->costly = true;
+    uint8_t *base = ca_domain_map(d, frames, count, errors);
+    if (base == NULL) return 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (errors[i] != 0 || ca_guard_load64(&words[there], base + i * CA_PAGE + places[i] % CA_PAGE) != 0) continue;
+        places[there++] = places[i];
+    }
+    d->xen->foreign_unmap(d->foreign, base, count);
+    return there;
 }
 
 /* Which runs hold RAM: asks for the first and the last page of each, many in a call. */
@@ -156,6 +185,7 @@ static void xen_close(struct ca_mem *mem) {
 
 static const struct ca_backend xen_backend = {.at = xen_at,
                                               .ready = xen_ready,
+                                              .glance = xen_glance,
                                               .at_write = xen_at_write,
                                               .next = xen_next,
                                               .begin = xen_begin,
