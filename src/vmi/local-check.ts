@@ -47,7 +47,8 @@ export function checkReads(requests: readonly ReadRequest[]): { addresses: numbe
   checkLimit('batch', requests.length)
   let addresses = 0
   let bytes = 0
-  for (const { space, at, length } of requests) {
+  for (let i = 0; i < requests.length; i++) {
+    const { space, at, length } = requests[i] as ReadRequest
     checkSpace(space)
     checkInteger('length', length, 1)
     checkLimit('readLength', length)
