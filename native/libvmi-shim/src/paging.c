@@ -170,7 +170,8 @@ void ca_locate(struct ca_mem *mem, uint64_t space, const uint64_t *addresses, ui
         }
     }
     ready(mem, data, count, length, hosts);
-    prefetch(hosts, count);
+    /* Of more than a few lines the processor sees by itself what comes next. */
+    if (length <= 256) prefetch(hosts, count);
 }
 
 bool ca_load(struct ca_mem *mem, uint64_t space, uint64_t va, void *to, uint64_t bytes, struct ca_fault *fault) {

@@ -63,11 +63,13 @@ static uint32_t xen_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_
 }
 
 static void xen_ready(struct ca_mem *mem, const uint64_t *gpas, uint32_t count, const uint8_t **hosts) {
+    struct ca_domain *d = mem->state;
+    const uint64_t memory_end = mem->end, use = ++d->uses;
     for (uint32_t i = 0; i < count; i++) {
         const uint64_t gpa = gpas[i], in = gpa & (RUN_BYTES - 1);
         hosts[i] = NULL;
-        if (CA_UNLIKELY(gpa >= mem->end)) continue; /* CA_NOWHERE too */
-        const struct ca_run *run = ca_run_ready(mem->state, gpa >> RUN_SHIFT);
+        if (CA_UNLIKELY(gpa >= memory_end)) continue; /* CA_NOWHERE too */
+        const struct ca_run *run = ca_run_ready(d, gpa >> RUN_SHIFT, use);
         if (run != NULL && (CA_LIKELY(run->whole) || ca_run_has(run, (uint32_t)(in / CA_PAGE)))) hosts[i] = run->base + in;
     }
 }

@@ -43,14 +43,14 @@ static void forget(struct ca_domain *d, uint32_t slot) {
     while (*link != slot) link = &d->runs[*link].chain;
     *link = d->runs[slot].chain;
     unmap(d, &d->runs[slot]);
-    d->used[slot] = 0;
+    d->runs[slot].number = CA_NO_RUN;
     d->runs[slot].chain = d->free;
     d->free = slot;
 }
 
 void ca_runs_forget(struct ca_domain *d) {
     for (uint32_t slot = 0; slot < d->limit; slot++)
-        if (d->used[slot] != 0) forget(d, slot);
+        if (d->runs[slot].number != CA_NO_RUN) forget(d, slot);
 }
 
 /*
@@ -88,17 +88,18 @@ static void fill(struct ca_domain *d, struct ca_run *run) {
     d->pages += there;
 }
 
-struct ca_run *ca_run_search(struct ca_domain *d, uint64_t number) {
+struct ca_run *ca_run_search(struct ca_domain *d, uint64_t number, uint64_t use) {
     uint32_t slot = *bucket_of(d, number);
     while (slot != NONE && d->runs[slot].number != number) slot = d->runs[slot].chain;
     if (slot == NONE) return NULL;
     d->recent[number % CA_RECENT] = slot;
-    d->used[slot] = ++d->uses;
+    d->used[slot] = use;
     return &d->runs[slot];
 }
 
 struct ca_run *ca_run_find(struct ca_domain *d, uint64_t number) {
-    struct ca_run *there = ca_run_ready(d, number);
+    const uint64_t use = ++d->uses;
+    struct ca_run *there = ca_run_ready(d, number, use);
     if (CA_LIKELY(there != NULL)) return there;
     if (d->free == NONE) forget(d, oldest(d));
     uint32_t slot = d->free;
@@ -109,7 +110,7 @@ struct ca_run *ca_run_find(struct ca_domain *d, uint64_t number) {
     uint32_t *bucket = bucket_of(d, number);
     d->runs[slot].chain = *bucket;
     *bucket = slot;
-    d->used[slot] = ++d->uses;
+    d->used[slot] = use;
     return &d->runs[slot];
 }
 
@@ -144,7 +145,10 @@ struct ca_domain *ca_domain_new(uint32_t limit, uint64_t frames) {
     }
     memset(d->bucket, 0xff, d->buckets * sizeof *d->bucket);
     d->probe = UINT64_MAX;
-    for (uint32_t i = 0; i < limit; i++) d->runs[i].chain = i + 1 < limit ? i + 1 : NONE;
+    for (uint32_t i = 0; i < limit; i++) {
+        d->runs[i].number = CA_NO_RUN;
+        d->runs[i].chain = i + 1 < limit ? i + 1 : NONE;
+    }
     d->free = 0;
     return d;
 }

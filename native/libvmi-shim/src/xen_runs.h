@@ -12,9 +12,10 @@
 #define RUN_PAGES 512u
 #define RUN_BYTES (1ull << RUN_SHIFT)
 #define CA_RECENT 256u
+#define CA_NO_RUN UINT64_MAX
 
 struct ca_run {
-    uint64_t number; /* guest-physical address >> 21 */
+    uint64_t number; /* guest-physical address >> 21; CA_NO_RUN while the slot is free */
     uint8_t *base;   /* NULL: no page of it is there */
     uint64_t there[RUN_PAGES / 64];
     bool whole;
@@ -41,7 +42,7 @@ struct ca_domain {
     uint32_t *bucket;
     uint32_t recent[CA_RECENT]; /* by the end of its number: the slot where a run was found last */
     uint64_t uses;
-    uint64_t *used; /* by slot: the last of `uses` that was of it; 0: it is free */
+    uint64_t *used; /* by slot: the last of `uses` that was of it */
     struct ca_run runs[];
 };
 
@@ -54,13 +55,12 @@ uint8_t *ca_domain_map(struct ca_domain *d, const uint64_t *frames, uint32_t cou
 
 /* The run, mapped now if it was not; valid until the next is asked for. */
 struct ca_run *ca_run_find(struct ca_domain *d, uint64_t number);
-/* The run if it is mapped, else NULL: first where it was found last, then by its number. */
-struct ca_run *ca_run_search(struct ca_domain *d, uint64_t number);
-static inline struct ca_run *ca_run_ready(struct ca_domain *d, uint64_t number) {
+/* The run if it is mapped, else NULL: first where it was found last, then by its number. `use` is one of d->uses. */
+struct ca_run *ca_run_search(struct ca_domain *d, uint64_t number, uint64_t use);
+static inline struct ca_run *ca_run_ready(struct ca_domain *d, uint64_t number, uint64_t use) {
     const uint32_t slot = d->recent[number % CA_RECENT];
-    /* A slot that was given up since is free, or another's. */
-    if (CA_UNLIKELY(d->runs[slot].number != number || d->used[slot] == 0)) return ca_run_search(d, number);
-    d->used[slot] = ++d->uses;
+    if (CA_UNLIKELY(d->runs[slot].number != number)) return ca_run_search(d, number, use);
+    d->used[slot] = use;
     return &d->runs[slot];
 }
 static inline bool ca_run_has(const struct ca_run *run, uint32_t page) {
