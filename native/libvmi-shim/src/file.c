@@ -93,8 +93,12 @@ static void file_close(struct ca_mem *mem) {
     free(file);
 }
 
-static const struct ca_backend file_backend = {file_at, file_next, file_begin, file_end, file_revoke, file_close,
-                                               NULL, NULL, NULL, NULL};
+static const struct ca_backend file_backend = {.at = file_at,
+                                               .next = file_next,
+                                               .begin = file_begin,
+                                               .end = file_end,
+                                               .revoke = file_revoke,
+                                               .close = file_close};
 
 static int by_address(const void *a, const void *b) {
     const struct ca_region *left = a, *right = b;

@@ -127,14 +127,18 @@ export async function probeBuildId(
   offset: number,
   options: CallOptions = {},
 ): Promise<bigint[]> {
-  const found: bigint[] = []
-  const request = { space: PHYSICAL, end: memory.end, patterns: [buildId], limit: LIMITS.matches }
-  const places = { align: Number(STEP), offset: offset % Number(STEP) }
-  for (let start = 0n; start < memory.end; ) {
-    const { matches, end, next } = await memory.search({ ...request, ...places, start }, options)
-    for (const { at } of matches) if (at >= BigInt(offset)) found.push(at - BigInt(offset))
-    if (end === 'complete') break
-    start = next
-  }
-  return found
+  // One search, and so bounded: a guest can make its address space end as far away as it likes.
+  const { matches } = await memory.search(
+    {
+      space: PHYSICAL,
+      start: 0n,
+      end: memory.end,
+      patterns: [buildId],
+      align: Number(STEP),
+      offset: offset % Number(STEP),
+      limit: LIMITS.matches,
+    },
+    options,
+  )
+  return matches.map(({ at }) => at - BigInt(offset)).filter((at) => at >= 0n)
 }
