@@ -4,6 +4,7 @@ import { benchBroker } from './broker.js'
 import { benchEvents } from './events.js'
 import { benchFindings } from './findings.js'
 import { guestImage } from './image.js'
+import { benchLibvmi } from './libvmi.js'
 import type { Measurement } from './measure.js'
 import { benchSd } from './sd.js'
 import { benchVchan } from './vchan.js'
@@ -20,6 +21,7 @@ const PARTS: Readonly<Record<string, (progress: Progress) => Promise<Measurement
   findings: benchFindings,
   events: benchEvents,
   xen: benchXen,
+  libvmi: benchLibvmi,
   vchan: benchVchan,
 }
 

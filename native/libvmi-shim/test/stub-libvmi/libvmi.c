@@ -114,6 +114,48 @@ int vmi_read_pa(struct vmi *vmi, uint64_t at, size_t bytes, void *to, size_t *do
     return *done == bytes ? 0 : 1;
 }
 
+/* Only for programs that use LibVMI beside the shim. Its pages are those of vmi_read_pa. */
+uint32_t vmi_init_paging(struct vmi *vmi, uint64_t flags) {
+    (void)vmi;
+    if (flags != 0) misuse("flags of vmi_init_paging");
+    return 4;
+}
+
+/* access_context_t (libvmi.h), as far as it is used: version, page mode and mechanism are the only ones there are here. */
+struct context {
+    uint32_t version, unused, page_mode, nested_mode;
+    uint64_t nested_table;
+    uint32_t mechanism, unused2;
+    uint64_t address, table;
+};
+
+/* Four levels (Intel SDM vol. 3A, 4.5). */
+static bool translate(struct vmi *vmi, uint64_t table, uint64_t va, uint64_t *pa) {
+    for (unsigned shift = 39;; shift -= 9) {
+        uint64_t entry, at = (table & 0x000ffffffffff000ull) + (va >> shift & 511) * 8;
+        size_t done;
+        if (vmi_read_pa(vmi, at, 8, &entry, &done) != 0 || (entry & 1) == 0) return false;
+        uint64_t in = (1ull << shift) - 1;
+        if (shift == 12 || (shift < 39 && (entry & 0x80) != 0)) {
+            *pa = (entry & 0x000ffffffffff000ull & ~in) | (va & in);
+            return true;
+        }
+        table = entry;
+    }
+}
+
+int vmi_read(struct vmi *vmi, const struct context *context, size_t bytes, void *to, size_t *done) {
+    if (context->version != 1 || context->page_mode != 4 || context->mechanism != 1) misuse("the access context");
+    for (*done = 0; *done < bytes;) {
+        uint64_t at = context->address + *done, pa;
+        size_t part = 4096 - (at & 4095), got;
+        if (part > bytes - *done) part = bytes - *done;
+        if (!translate(vmi, context->table, at, &pa) || vmi_read_pa(vmi, pa, part, (char *)to + *done, &got) != 0) return 1;
+        *done += part;
+    }
+    return 0;
+}
+
 int vmi_get_vcpureg(struct vmi *vmi, uint64_t *value, uint64_t reg, unsigned long vcpu) {
     come();
     if (vmi->mode == 2) misuse("registers of a file");
