@@ -15,6 +15,7 @@ import {
   writeOwners,
 } from '@cloudapp/sdk'
 import { connectOwner } from '@cloudapp/sdk/broker'
+import { bare } from './bare.js'
 import { type Measurement, median } from './measure.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -92,6 +93,7 @@ export async function benchBroker(ram: string, progress: (message: string) => vo
         operationsPerSecond: 1e9,
       })
     return [
+      ...(await bare(folder)),
       verify4(),
       ...(await small(clients, (await delegate()).token)),
       await revokeAll(clients, delegate),
