@@ -7,6 +7,8 @@
 /* 2 TiB of guest-physical memory: the part of it that scans know the holes of. */
 #define MAX_RUNS (1ull << 20)
 #define NONE UINT32_MAX
+/* Of the 65,530 mappings that Linux gives a process by default, one for each run of 64 GiB leaves so many. */
+#define MAX_PIECES 8192u
 
 static uint32_t *bucket_of(const struct ca_domain *d, uint64_t number) {
     return &d->bucket[(uint32_t)((number * 0x9e3779b97f4a7c15ull) >> 32) & (d->buckets - 1)];
@@ -29,19 +31,24 @@ uint8_t *ca_domain_map(struct ca_domain *d, const uint64_t *frames, uint32_t cou
 }
 
 static void unmap(struct ca_domain *d, struct ca_run *run) {
-    if (run->base == NULL) {
-        d->empty--;
-        return;
+    for (uint32_t part = 0; part < PARTS;) {
+        uint32_t parts = 1;
+        if (run->parts[part] != NULL) {
+            while (part + parts < PARTS && run->parts[part + parts] != NULL && (run->begins >> (part + parts) & 1) == 0) parts++;
+            d->xen->foreign_unmap(d->foreign, run->parts[part], parts * PART_PAGES);
+            d->pieces--;
+        }
+        part += parts;
     }
-    d->xen->foreign_unmap(d->foreign, run->base, RUN_PAGES);
-    run->base = NULL;
-    for (uint32_t i = 0; i < RUN_PAGES / 64; i++) d->pages -= (uint64_t)__builtin_popcountll(run->there[i]);
+    d->pages -= run->pages;
+    *run = (struct ca_run){.number = run->number, .looked = run->looked, .chain = run->chain};
 }
 
 static void forget(struct ca_domain *d, uint32_t slot) {
     uint32_t *link = bucket_of(d, d->runs[slot].number);
     while (*link != slot) link = &d->runs[*link].chain;
     *link = d->runs[slot].chain;
+    if (d->runs[slot].pages == 0) d->empty--;
     unmap(d, &d->runs[slot]);
     d->runs[slot].number = CA_NO_RUN;
     d->runs[slot].chain = d->free;
@@ -61,31 +68,57 @@ static uint32_t oldest(const struct ca_domain *d) {
     bool empty = d->empty > d->limit / 8;
     uint32_t found = NONE;
     for (uint32_t slot = 0; slot < d->limit; slot++)
-        if ((!empty || d->runs[slot].base == NULL) && (found == NONE || d->used[slot] < d->used[found])) found = slot;
+        if ((!empty || d->runs[slot].pages == 0) && (found == NONE || d->used[slot] < d->used[found])) found = slot;
     return found;
 }
 
-static void fill(struct ca_domain *d, struct ca_run *run) {
-    uint64_t frames[RUN_PAGES];
+/* Maps parts that are not. */
+static void fill(struct ca_domain *d, struct ca_run *run, uint32_t first, uint32_t parts) {
+    const uint32_t start = first * PART_PAGES, count = parts * PART_PAGES;
+    const uint64_t frame = (run->number << 9) + start;
+    uint64_t frames[RUN_PAGES] = {frame};
     int errors[RUN_PAGES];
-    for (uint32_t i = 0; i < RUN_PAGES; i++) frames[i] = (run->number << 9) + i;
-    memset(run->there, 0, sizeof run->there);
+    for (uint32_t i = 1; i < count; i++) frames[i] = frame + i;
     run->looked = d->call;
-    uint8_t *base = ca_domain_map(d, frames, RUN_PAGES, errors);
+    d->ahead = frame + count;
+    uint8_t *base = ca_domain_map(d, frames, count, errors);
     uint32_t there = 0;
-    for (uint32_t i = 0; i < RUN_PAGES && base != NULL; i++) {
+    for (uint32_t i = 0; i < count && base != NULL; i++) {
         if (errors[i] != 0) continue;
-        run->there[i / 64] |= 1ull << (i % 64);
+        run->there[(start + i) / 64] |= 1ull << ((start + i) % 64);
         there++;
     }
-    if (base != NULL && there == 0) {
-        d->xen->foreign_unmap(d->foreign, base, RUN_PAGES);
-        base = NULL;
+    for (uint32_t i = 0; i < parts; i++) {
+        run->asked |= 1u << (first + i);
+        if (there > 0) run->parts[first + i] = base + i * (uint64_t)PART_PAGES * CA_PAGE;
     }
-    run->base = base;
-    if (base == NULL) d->empty++;
-    run->whole = there == RUN_PAGES;
+    if (there == 0) {
+        if (base != NULL) d->xen->foreign_unmap(d->foreign, base, count);
+        return;
+    }
+    run->begins |= 1u << first;
+    if (run->pages == 0) d->empty--;
+    run->pages = (uint16_t)(run->pages + there);
+    run->whole = parts == PARTS && there == RUN_PAGES;
     d->pages += there;
+    d->pieces++;
+}
+
+bool ca_run_ask(struct ca_domain *d, struct ca_run *run, uint32_t page, uint64_t bytes) {
+    uint32_t part = page / PART_PAGES, parts = 1;
+    if ((run->asked >> part & 1) != 0) return ca_run_has(run, page);
+    /* Who goes on where the last part ended gets twice as much each time; who reads more than a part, all there is. */
+    bool on = (run->number << 9) + part * PART_PAGES == d->ahead;
+    d->window = bytes > PART_PAGES * CA_PAGE || (on && d->window >= PARTS) ? PARTS : on ? 2 * d->window : 1;
+    while (parts < d->window && part + parts < PARTS && (run->asked >> (part + parts) & 1) == 0) parts++;
+    if (2 * (parts + (uint32_t)__builtin_popcount(run->asked)) > PARTS || d->pieces >= MAX_PIECES) {
+        if (run->pages > 0) d->empty++;
+        unmap(d, run);
+        part = 0;
+        parts = PARTS;
+    }
+    fill(d, run, part, parts);
+    return ca_run_has(run, page);
 }
 
 struct ca_run *ca_run_search(struct ca_domain *d, uint64_t number, uint64_t use) {
@@ -105,8 +138,7 @@ struct ca_run *ca_run_find(struct ca_domain *d, uint64_t number) {
     uint32_t slot = d->free;
     d->free = d->runs[slot].chain;
     d->runs[slot].number = number;
-    d->runs[slot].base = NULL;
-    fill(d, &d->runs[slot]);
+    d->empty++;
     uint32_t *bucket = bucket_of(d, number);
     d->runs[slot].chain = *bucket;
     *bucket = slot;
@@ -123,8 +155,9 @@ bool ca_run_come(struct ca_domain *d, struct ca_run *run, uint32_t page) {
     if (base == NULL) return false;
     d->xen->foreign_unmap(d->foreign, base, 1);
     if (error != 0) return false;
+    if (run->pages > 0) d->empty++;
     unmap(d, run);
-    fill(d, run);
+    fill(d, run, page / PART_PAGES, 1);
     return ca_run_has(run, page);
 }
 
@@ -144,7 +177,7 @@ struct ca_domain *ca_domain_new(uint32_t limit, uint64_t frames) {
         return NULL;
     }
     memset(d->bucket, 0xff, d->buckets * sizeof *d->bucket);
-    d->probe = UINT64_MAX;
+    d->probe = d->ahead = UINT64_MAX;
     for (uint32_t i = 0; i < limit; i++) {
         d->runs[i].number = CA_NO_RUN;
         d->runs[i].chain = i + 1 < limit ? i + 1 : NONE;

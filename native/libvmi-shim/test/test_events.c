@@ -23,8 +23,9 @@ static void *produce(void *argument) {
         to[CA_RECORD_SERIAL] = i;
         ca_producer_count(p, head[1], false);
         if (ca_producer_publish(p, bytes)) CHECK(write(wake[1], "w", 1) == 1);
-        /* Now and then long enough for the consumer to fall asleep. */
+        /* Now and then long enough for the consumer to fall asleep, also on one processor or beside others' work. */
         if (i % 64 == 63) sched_yield();
+        if (i % 4096 == 4095) usleep(200);
     }
     return NULL;
 }
