@@ -13,27 +13,38 @@ const COLUMN_WORDS = 10
 /** Result bytes of one crossing. */
 const CHUNK = 64 * 1024
 
-const u64 = (value: number) => BigInt.asUintN(64, BigInt(value))
+/** Past 32 bits a number's high half is that of its two's complement. */
+const high = (value: number) => Math.floor(value / 2 ** 32)
 
+/** By halves: of the plan only its space and head are bigints, and to make one of each number would cost more than the walk. */
 function encode(plan: WalkPlan): BigUint64Array {
   const words = new BigUint64Array(PLAN_WORDS + plan.columns.length * COLUMN_WORDS)
-  words[0] = BigInt(KINDS[plan.kind])
+  const halves = new Uint32Array(words.buffer)
+  const put = (at: number, value: number) => {
+    halves[2 * at] = value
+    halves[2 * at + 1] = high(value)
+  }
+  put(0, KINDS[plan.kind])
   words[1] = plan.space
   words[2] = plan.head
-  words[3] = 'node' in plan ? u64(plan.node) : 0n
-  words[4] = BigInt(plan.limit)
-  words[5] = 'count' in plan ? BigInt(plan.count) : 0n
-  words[6] = plan.kind === 'array' ? BigInt(plan.stride) : 0n
-  words[7] = plan.kind === 'array' && plan.pointers === true ? 1n : 0n
-  words[8] = plan.kind === 'xarray' ? BigInt(plan.shiftOffset) : 0n
-  words[9] = plan.kind === 'xarray' ? BigInt(plan.slotsOffset) : 0n
-  words[10] = plan.kind === 'xarray' ? BigInt(plan.slots) : 0n
-  words[11] = BigInt(plan.columns.length)
+  if ('node' in plan) put(3, plan.node)
+  put(4, plan.limit)
+  if ('count' in plan) put(5, plan.count)
+  if (plan.kind === 'array') {
+    put(6, plan.stride)
+    put(7, plan.pointers === true ? 1 : 0)
+  }
+  if (plan.kind === 'xarray') {
+    put(8, plan.shiftOffset)
+    put(9, plan.slotsOffset)
+    put(10, plan.slots)
+  }
+  put(11, plan.columns.length)
   let at = PLAN_WORDS
   for (const { path, size } of plan.columns) {
-    words[at] = BigInt(size)
-    words[at + 1] = BigInt(path.length)
-    for (const [hop, offset] of path.entries()) words[at + 2 + hop] = u64(offset)
+    put(at, size)
+    put(at + 1, path.length)
+    for (let hop = 0; hop < path.length; hop++) put(at + 2 + hop, path[hop] as number)
     at += COLUMN_WORDS
   }
   return words

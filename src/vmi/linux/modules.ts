@@ -3,7 +3,7 @@ import { checkOptions } from '../../options.js'
 import type { WalkPlan, WalkResult } from '../memory.js'
 import { profileError } from './errors.js'
 import type { KernelProfile } from './profile.js'
-import { fixedText, type GuestReader, view } from './read.js'
+import { type GuestReader, view } from './read.js'
 import { Rows, throwUnlessComplete, type WalkEnd, walkSteadily } from './walks.js'
 
 /** enum module_state: include/linux/module.h. */
@@ -168,7 +168,7 @@ export async function listModules(
   const modules: Module[] = []
   for (let row = 0; row < rows.count; row++) {
     modules.push({
-      name: fixedText(rows.bytes(NAME, row)),
+      name: rows.text(NAME, row),
       ...layout.ranges(rows, row),
       state: STATES[rows.u32(STATE, row)] ?? 'unknown',
       refcount: counted ? Math.max(0, rows.i32(REFCOUNT, row) - MODULE_REF_BASE) : -1,

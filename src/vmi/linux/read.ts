@@ -95,6 +95,14 @@ export function decodeText(bytes: Uint8Array): string {
 
 /** The text of a fixed field: up to its first NUL, or all of it. */
 export function fixedText(bytes: Uint8Array): string {
-  const end = bytes.indexOf(0)
-  return decodeText(end < 0 ? bytes : bytes.subarray(0, end))
+  return textAt(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length), 0, bytes.length)
+}
+
+/** The same of the `size` bytes from `start` on. */
+export function textAt(bytes: Buffer, start: number, size: number): string {
+  let end = start
+  let all = 0
+  for (; end < start + size && bytes[end] !== 0; end++) all |= bytes[end] as number
+  // Names are short and ASCII, and for a few letters a decoder takes several times as long.
+  return all < 0x80 ? bytes.toString('latin1', start, end) : decodeText(bytes.subarray(start, end))
 }

@@ -2,7 +2,7 @@ import { CloudAppError } from '../../errors.js'
 import { checkOptions } from '../../options.js'
 import type { WalkPlan, WalkResult } from '../memory.js'
 import type { KernelProfile } from './profile.js'
-import { fixedText, type GuestReader } from './read.js'
+import type { GuestReader } from './read.js'
 import { Rows, throwUnlessComplete, type WalkEnd, walkMany, walkSteadily } from './walks.js'
 
 /** One process, or with `threads` one thread. */
@@ -94,16 +94,15 @@ function layoutOf(profile: KernelProfile): TaskLayout {
 function collect(profile: KernelProfile, rows: Rows): Task[] {
   const tasks: Task[] = []
   for (let row = 0; row < rows.count; row++) {
-    const pgd = rows.u64(PGD, row)
     tasks.push({
       pid: rows.i32(PID, row),
       tgid: rows.i32(TGID, row),
       ppid: rows.i32(PPID, row),
-      comm: fixedText(rows.bytes(COMM, row)),
+      comm: rows.text(COMM, row),
       uid: rows.u32(UID, row),
       kernelThread: (rows.u32(FLAGS, row) & PF_KTHREAD) !== 0,
       task: rows.addresses[row] as bigint,
-      dtb: pgd === 0n ? 0n : (profile.physical(pgd) ?? 0n),
+      dtb: rows.some(PGD, row) ? (profile.physical(rows.u64(PGD, row)) ?? 0n) : 0n,
     })
   }
   return tasks

@@ -8,7 +8,7 @@ import {
   type WalkResult,
 } from '../memory.js'
 import { corrupt } from './errors.js'
-import { view } from './read.js'
+import { textAt, view } from './read.js'
 
 /** How a list ended; as {@link WalkResult.end}. */
 export interface WalkEnd {
@@ -109,6 +109,7 @@ export class Rows {
   readonly addresses: BigUint64Array
   readonly #views: DataView[]
   readonly #bytes: readonly Uint8Array[]
+  readonly #letters: Buffer[] = []
   readonly #sizes: number[]
   readonly #cells: Uint8Array
 
@@ -136,6 +137,21 @@ export class Rows {
 
   u64(column: number, row: number): bigint {
     return (this.#views[column] as DataView).getBigUint64(row * (this.#sizes[column] as number), true)
+  }
+
+  /** False if the u64 is 0: told without making a bigint of it. */
+  some(column: number, row: number): boolean {
+    const view = this.#views[column] as DataView
+    const at = row * (this.#sizes[column] as number)
+    return (view.getUint32(at) | view.getUint32(at + 4)) !== 0
+  }
+
+  /** The text of a fixed field: up to its first NUL, or all of it. */
+  text(column: number, row: number): string {
+    const bytes = this.#bytes[column] as Uint8Array
+    this.#letters[column] ??= Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+    const size = this.#sizes[column] as number
+    return textAt(this.#letters[column], row * size, size)
   }
 
   bytes(column: number, row: number): Uint8Array {

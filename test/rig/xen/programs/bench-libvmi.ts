@@ -15,7 +15,7 @@ const [uri = '', target = '', mib = '', library = '', program = '', needed] = pr
 // Of the last 2 MiB a domain gives pages away.
 const RAM = (BigInt(mib) - 2n) << 20n
 /** Of emulated Xen, LibVMI takes up to a millisecond for a read and 100 ms for a MiB. */
-const ROUNDS = { attach: 3, cold: 9, warm: 300, read: 3, bulk: 3 }
+const ROUNDS = { attach: 3, cold: 60, warm: 1000, read: 3, bulk: 3 }
 const READS = 4096
 const BATCH = 256
 const CHUNK = 1 << 20
