@@ -1,5 +1,15 @@
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -53,9 +63,23 @@ export async function cached(
     mkdirSync(partial)
     await build(partial)
     renameSync(partial, folder)
+    dropUnused(name)
     return folder
   } finally {
     rmSync(lock, { force: true })
+  }
+}
+
+/** What was not wanted for so long is another version's. */
+const UNUSED = 30 * 24 * 3_600_000
+
+/** Removes the folders of a name that nobody wanted for long: every change of what they are built from leaves one. */
+function dropUnused(name: string): void {
+  for (const entry of readdirSync(cacheRoot)) {
+    if (!entry.startsWith(`${name}-`) || !/^[0-9a-f]{16}$/.test(entry.slice(name.length + 1))) continue
+    const folder = path.join(cacheRoot, entry)
+    const { mtimeMs } = statSync(folder, { throwIfNoEntry: false }) ?? { mtimeMs: Date.now() }
+    if (Date.now() - mtimeMs > UNUSED) rmSync(folder, { recursive: true, force: true })
   }
 }
 
