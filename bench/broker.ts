@@ -20,6 +20,9 @@ import { type Measurement, median } from './measure.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 
+/** As src/cli/main.ts begins, and as docs/broker.md advises who reads much. */
+const HEAP = '--initial-heap-size=64'
+
 /** A process that takes orders as lines of JSON. */
 class Worker {
   readonly #process: ChildProcess
@@ -32,6 +35,7 @@ class Worker {
 
   static client(key: string, socket: string): Worker {
     return new Worker([
+      HEAP,
       '--import',
       path.join(root, 'scripts/ts.mjs'),
       path.join(root, 'bench/broker-client.ts'),
@@ -74,7 +78,7 @@ export async function benchBroker(ram: string, progress: (message: string) => vo
     const config = { key: 'broker', register: 'owners.json', state: 'state', socket: 'broker.sock' }
     writeFileSync(file('broker.json'), JSON.stringify(config))
     // As the systemd unit in examples/broker runs it.
-    const cli = ['--v8-pool-size=1', path.join(root, 'dist/cli/main.js')]
+    const cli = [HEAP, '--v8-pool-size=1', path.join(root, 'dist/cli/main.js')]
     const broker = new Worker([...cli, 'broker', '--config', file('broker.json')])
     workers.push(broker)
     await broker.line()

@@ -1,4 +1,4 @@
-#!/usr/bin/env node
+#!/usr/bin/env -S node --initial-heap-size=64
 import { nearest } from '../options.js'
 import { parse } from './arguments.js'
 import { UsageError } from './command.js'
