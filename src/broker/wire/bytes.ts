@@ -2,6 +2,7 @@ import { CloudAppError } from '../../errors.js'
 
 /** From this length on bytes travel beside the table of a result instead of in it, so that they are not copied. */
 const BESIDE = 16_384
+const FEW = 16
 
 /** How many bytes of the table {@link ByteWriter.large} takes. */
 export function inTable(value: Uint8Array | BigUint64Array): number {
@@ -53,7 +54,9 @@ export class ByteWriter {
 
   bytes(value: Uint8Array): void {
     this.#room(value.length)
-    this.#bytes.set(value, this.#at)
+    // A few bytes are there before a copy has been called.
+    if (value.length > FEW) this.#bytes.set(value, this.#at)
+    else for (let i = 0; i < value.length; i++) this.#bytes[this.#at + i] = value[i] as number
     this.#at += value.length
   }
 
@@ -63,8 +66,8 @@ export class ByteWriter {
 
   /** Bytes that may be many: if so they are not copied, and belong to the {@link message} from here on. */
   large(value: Uint8Array | BigUint64Array): void {
-    if (inTable(value) === value.byteLength) this.bytes(plain(value))
-    else this.#beside.push(plain(value))
+    if (inTable(value) !== value.byteLength) this.#beside.push(plain(value))
+    else this.bytes(value instanceof Uint8Array ? value : plain(value))
   }
 
   done(): Uint8Array {

@@ -1,5 +1,13 @@
 import { checkLimit } from '../../vmi/local-check.js'
-import type { Fault, FaultReason, ReadRequest, ReadResult, WriteRequest, WriteResult } from '../../vmi/memory.js'
+import {
+  type Fault,
+  type FaultReason,
+  LIMITS,
+  type ReadRequest,
+  type ReadResult,
+  type WriteRequest,
+  type WriteResult,
+} from '../../vmi/memory.js'
 import { type ByteReader, ByteWriter, decodeMessage, decodeWith, inTable, malformed } from './bytes.js'
 
 const REASONS: readonly FaultReason[] = [
@@ -46,12 +54,12 @@ export function encodeReads(requests: readonly ReadRequest[]): Uint8Array {
       writer.u64(BigInt.asUintN(64, at))
       total += length
     } else {
-      checkLimit('addresses', at.length)
+      if (at.length > LIMITS.addresses) checkLimit('addresses', at.length)
       writer.u32(at.length)
       writer.u64s(at)
       total += length * at.length
     }
-    checkLimit('readLength', length)
+    if (length > LIMITS.readLength) checkLimit('readLength', length)
   }
   checkLimit('resultBytes', total)
   return writer.done()
@@ -68,10 +76,11 @@ export function decodeReads(message: unknown): { readonly requests: ReadRequest[
       const space = reader.u64()
       const length = reader.u32()
       const addresses = reader.u32()
-      checkLimit('readLength', length)
-      checkLimit('addresses', addresses)
+      // Which limit it is takes long to look up for each of a batch.
+      if (length > LIMITS.readLength) checkLimit('readLength', length)
+      if (addresses > LIMITS.addresses) checkLimit('addresses', addresses)
       resultBytes += length * addresses
-      checkLimit('resultBytes', resultBytes)
+      if (resultBytes > LIMITS.resultBytes) checkLimit('resultBytes', resultBytes)
       requests.push({ space, at: addresses === 1 ? reader.u64() : reader.u64s(addresses), length })
     }
     return { requests, resultBytes }
