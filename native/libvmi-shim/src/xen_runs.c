@@ -9,6 +9,9 @@
 #define NONE UINT32_MAX
 /* Of the 65,530 mappings that Linux gives a process by default, one for each run of 64 GiB leaves so many. */
 #define MAX_PIECES 8192u
+/* Most runs are mapped in part: so many times as many as whole ones are known, up to what is looked through in no time. */
+#define SPREAD 4u
+#define MAX_SPREAD 4096u
 
 static uint32_t *bucket_of(const struct ca_domain *d, uint64_t number) {
     return &d->bucket[(uint32_t)((number * 0x9e3779b97f4a7c15ull) >> 32) & (d->buckets - 1)];
@@ -36,6 +39,7 @@ static void unmap(struct ca_domain *d, struct ca_run *run) {
         if (run->parts[part] != NULL) {
             while (part + parts < PARTS && run->parts[part + parts] != NULL && (run->begins >> (part + parts) & 1) == 0) parts++;
             d->xen->foreign_unmap(d->foreign, run->parts[part], parts * PART_PAGES);
+            d->held -= parts * PART_PAGES;
             d->pieces--;
         }
         part += parts;
@@ -60,16 +64,30 @@ void ca_runs_forget(struct ca_domain *d) {
         if (d->runs[slot].number != CA_NO_RUN) forget(d, slot);
 }
 
-/*
- * All are in use. A look at each costs less than a use would if it kept them in order, and far less than the mapping.
- * Of an address space that is mostly holes, those without a page must not drive out those with pages.
- */
-static uint32_t oldest(const struct ca_domain *d) {
-    bool empty = d->empty > d->limit / 8;
+/* A look at each costs less than a use would if it kept them in order, and far less than the mapping. */
+static uint32_t oldest(const struct ca_domain *d, bool empty) {
     uint32_t found = NONE;
-    for (uint32_t slot = 0; slot < d->limit; slot++)
-        if ((!empty || d->runs[slot].pages == 0) && (found == NONE || d->used[slot] < d->used[found])) found = slot;
+    for (uint32_t slot = 0; slot < d->limit; slot++) {
+        if (found != NONE && d->used[slot] >= d->used[found]) continue;
+        if (d->runs[slot].number != CA_NO_RUN && (d->runs[slot].pages == 0) == empty) found = slot;
+    }
     return found;
+}
+
+/* Of an address space that is mostly holes, those without a page must not drive out those with pages. */
+static void forget_one(struct ca_domain *d) {
+    bool empty = d->empty > d->limit / 8;
+    uint32_t slot = oldest(d, empty);
+    forget(d, slot != NONE ? slot : oldest(d, !empty));
+}
+
+/* Room for more pages of this run, by the others'. */
+static void make_room(struct ca_domain *d, const struct ca_run *run, uint32_t pages) {
+    while (d->held + pages > d->most) {
+        uint32_t slot = oldest(d, false);
+        if (slot == NONE || &d->runs[slot] == run) return;
+        forget(d, slot);
+    }
 }
 
 /* Maps parts that are not. */
@@ -81,6 +99,7 @@ static void fill(struct ca_domain *d, struct ca_run *run, uint32_t first, uint32
     for (uint32_t i = 1; i < count; i++) frames[i] = frame + i;
     run->looked = d->call;
     d->ahead = frame + count;
+    make_room(d, run, count);
     uint8_t *base = ca_domain_map(d, frames, count, errors);
     uint32_t there = 0;
     for (uint32_t i = 0; i < count && base != NULL; i++) {
@@ -101,6 +120,7 @@ static void fill(struct ca_domain *d, struct ca_run *run, uint32_t first, uint32
     run->pages = (uint16_t)(run->pages + there);
     run->whole = parts == PARTS && there == RUN_PAGES;
     d->pages += there;
+    d->held += count;
     d->pieces++;
 }
 
@@ -134,7 +154,7 @@ struct ca_run *ca_run_find(struct ca_domain *d, uint64_t number) {
     const uint64_t use = ++d->uses;
     struct ca_run *there = ca_run_ready(d, number, use);
     if (CA_LIKELY(there != NULL)) return there;
-    if (d->free == NONE) forget(d, oldest(d));
+    if (d->free == NONE) forget_one(d);
     uint32_t slot = d->free;
     d->free = d->runs[slot].chain;
     d->runs[slot].number = number;
@@ -161,10 +181,12 @@ bool ca_run_come(struct ca_domain *d, struct ca_run *run, uint32_t page) {
     return ca_run_has(run, page);
 }
 
-struct ca_domain *ca_domain_new(uint32_t limit, uint64_t frames) {
+struct ca_domain *ca_domain_new(uint32_t whole, uint64_t frames) {
+    const uint32_t spread = whole < MAX_SPREAD / SPREAD ? whole * SPREAD : MAX_SPREAD, limit = whole > spread ? whole : spread;
     struct ca_domain *d = calloc(1, sizeof *d + limit * sizeof *d->runs);
     if (d == NULL) return NULL;
     d->limit = limit;
+    d->most = (uint64_t)whole * RUN_PAGES;
     d->file.fd = -1;
     for (d->buckets = 16; d->buckets < limit; d->buckets *= 2) continue;
     d->count = (frames + RUN_PAGES - 1) / RUN_PAGES;

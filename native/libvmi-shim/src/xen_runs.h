@@ -1,5 +1,6 @@
 /*
- * A domain's memory as runs of 2 MiB, of which a bounded number is kept; the one that was not used for longest goes first.
+ * A domain's memory as runs of 2 MiB. What is mapped is bounded, and how many runs are known; the one that was not used for
+ * longest goes first.
  * A call that maps costs as much as dozens of pages, so a run is mapped in parts of 16 pages and more: more for who goes on
  * where the last part ended, or wants much at once; and all of it by one call once half of it would be.
  */
@@ -41,6 +42,7 @@ struct ca_domain {
     uint32_t call;
     uint64_t probe; /* a frame that was there when we began */
     uint64_t maps, pages, pieces;
+    uint64_t held, most; /* pages in all pieces, missing or not, and how many they may be */
     uint64_t ahead;  /* the frame behind what was mapped last */
     uint32_t window; /* parts that were mapped then */
     uint64_t count; /* runs from 0 to the end of the memory */
@@ -53,8 +55,8 @@ struct ca_domain {
     struct ca_run runs[];
 };
 
-/* A domain without runs, of `frames` page frames; at most `limit` runs are kept. NULL without memory. */
-struct ca_domain *ca_domain_new(uint32_t limit, uint64_t frames);
+/* A domain without runs, of `frames` page frames, of which as many as `whole` runs have may be mapped. NULL without memory. */
+struct ca_domain *ca_domain_new(uint32_t whole, uint64_t frames);
 void ca_domain_free(struct ca_domain *d);
 
 /* Maps `count` frames; errors[i] is 0 or an errno. NULL if none could be mapped. */

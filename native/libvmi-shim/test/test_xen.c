@@ -123,9 +123,31 @@ static void reads_across_parts(void) {
     CHECK_EQUAL(domain.live, 0);
 }
 
+/* Few pages of many runs: as many as may be mapped, however far they lie apart. */
+static void keeps_many_runs_in_part(void) {
+    static uint8_t all[RUN];
+    int32_t mem = ca_xen_open(7, 0, 4 * RUN);
+    uint64_t value;
+    unsigned before = domain.calls;
+    for (int round = 0; round < 2; round++)
+        for (uint64_t run = 9; run < 24; run++) CHECK_EQUAL(read_at(mem, 0, run * RUN, &value, 8, NULL), 0);
+    changed(mem, &before, 15, 15 * 16 - 8);
+    /* For those that are read as a whole the others go, and for them the one that was used least. */
+    for (uint64_t run = 0; run < 4; run++) CHECK_EQUAL(read_at(mem, 0, run * RUN, all, RUN, NULL), 0);
+    changed(mem, &before, 4, 4 * 512);
+    CHECK_EQUAL(domain.held, 4 * 512);
+    CHECK_EQUAL(read_at(mem, 0, 0, all, RUN, NULL), 0);
+    CHECK_EQUAL(read_at(mem, 0, 9 * RUN, &value, 8, NULL), 0);
+    changed(mem, &before, 1, 3 * 512 + 16);
+    for (uint64_t run = 0; run < 4; run += 2) CHECK_EQUAL(read_at(mem, 0, run * RUN, all, RUN, NULL), 0);
+    changed(mem, &before, 0, 3 * 512 + 16);
+    ca_mem_close(mem);
+    CHECK_EQUAL(domain.live, 0);
+}
+
 /* Who is led into holes keeps what is mapped. */
 static void keeps_through_holes(void) {
-    int32_t mem = ca_xen_open(7, 0, 8 * RUN);
+    int32_t mem = ca_xen_open(7, 0, 2 * RUN);
     const unsigned runs[] = {0, 1, 2, 3, 4, 9};
     uint64_t value;
     for (int i = 0; i < 6; i++) CHECK_EQUAL(read_at(mem, 0, runs[i] * (uint64_t)RUN, &value, 8, NULL), 0);
@@ -256,6 +278,7 @@ void test_xen(void) {
     forgets_parts();
     reads_across_parts();
     test_xen_search();
+    keeps_many_runs_in_part();
     keeps_through_holes();
     comes_and_goes();
     writes_and_revokes();
