@@ -12,7 +12,7 @@ interface Ratio {
 const MIB = 256
 
 const WHAT: Readonly<Record<string, [name: string, what: string]>> = {
-  'xen.map': ['xen.map.ratio-to-c', 'mapping a page, 512 in a call, with 64 KiB copied out'],
+  'xen.map': ['xen.map.ratio-to-c', 'mapping a page, 512 in a call'],
   'xen.read-batch256.4096': ['xen.read-batch256.ratio-to-c', 'a page by its kernel address, in batches of 256'],
   'xen.read-batch256.8': ['xen.read-batch256-8.ratio-to-c', '8 bytes by their kernel address, in batches of 256'],
 }

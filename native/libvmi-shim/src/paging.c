@@ -129,7 +129,7 @@ static void ready(struct ca_mem *mem, const uint64_t *gpas, uint32_t count, uint
     }
     for (uint32_t i = 0; i < count; i++) {
         uint8_t *host;
-        uint64_t there = bytes;
+        uint64_t there;
         bool found = gpas[i] != CA_NOWHERE && mem->ops->at(mem, gpas[i], &host, &there) == CA_F_NONE && there >= bytes;
         hosts[i] = found ? host : NULL;
     }

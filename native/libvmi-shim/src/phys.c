@@ -2,7 +2,7 @@
 
 uint32_t ca_phys_load64(struct ca_mem *mem, uint64_t gpa, uint64_t *value) {
     uint8_t *host;
-    uint64_t bytes = 8;
+    uint64_t bytes;
     uint32_t reason = mem->ops->at(mem, gpa, &host, &bytes);
     if (CA_UNLIKELY(reason != CA_F_NONE)) return reason;
     if (CA_LIKELY(bytes >= 8)) return ca_guard_load64(value, host) == 0 ? CA_F_NONE : CA_F_SOURCE;
@@ -14,7 +14,7 @@ static uint32_t copy(struct ca_mem *mem, uint64_t gpa, uint8_t *buffer, uint64_t
     *done = 0;
     while (*done < bytes) {
         uint8_t *host;
-        uint64_t there = bytes - *done;
+        uint64_t there;
         if (gpa + *done < gpa) return CA_F_OUTSIDE_RAM;
         bool special = write && mem->ops->at_write != NULL;
         uint32_t reason = (special ? mem->ops->at_write : mem->ops->at)(mem, gpa + *done, &host, &there);

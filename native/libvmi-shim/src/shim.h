@@ -33,8 +33,7 @@ struct ca_fault {
  */
 struct ca_backend {
     /*
-     * A host pointer to guest-physical `gpa`, and in *bytes how many from there lie together in host memory (at least 1); it
-     * says before how many of them are wanted, for backends that fetch.
+     * A host pointer to guest-physical `gpa`, and how many bytes from there lie together in host memory (at least 1).
      * Returns an enum ca_reason. The pointer holds until the next call of at() or end(): a backend may evict.
      */
     uint32_t (*at)(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes);

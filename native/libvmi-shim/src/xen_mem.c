@@ -15,35 +15,33 @@ static void mapped(struct ca_mem *mem) {
     mem->moved++;
 }
 
-/* Asks for the page, and for more behind it. False if it is not there. */
-static bool have(struct ca_mem *mem, struct ca_run *run, uint32_t page, uint64_t bytes) {
+static struct ca_run *run_of(struct ca_mem *mem, uint64_t number) {
     struct ca_domain *d = mem->state;
-    if (ca_run_has(run, page)) return true;
     uint64_t maps = d->maps;
-    bool there = ca_run_ask(d, run, page, bytes) || ca_run_come(d, run, page);
-    if (d->maps != maps) mapped(mem);
-    return there;
+    struct ca_run *run = ca_run_find(d, number);
+    if (CA_UNLIKELY(d->maps != maps)) mapped(mem);
+    return run;
 }
 
 static uint32_t raw_at(struct ca_mem *mem, uint64_t gpa, uint8_t **host, uint64_t *bytes) {
     struct ca_domain *d = mem->state;
     if (CA_UNLIKELY(gpa >= mem->end)) return CA_F_OUTSIDE_RAM;
-    struct ca_run *run = ca_run_find(d, gpa >> RUN_SHIFT);
-    const uint64_t in = gpa & (RUN_BYTES - 1), wanted = *bytes;
-    const uint32_t page = (uint32_t)(in / CA_PAGE);
-    if (CA_UNLIKELY(!run->whole) && !have(mem, run, page, in % CA_PAGE + wanted))
-        return d->ended ? CA_F_SOURCE : CA_F_OUTSIDE_RAM;
+    struct ca_run *run = run_of(mem, gpa >> RUN_SHIFT);
+    uint64_t in = gpa & (RUN_BYTES - 1);
     if (CA_LIKELY(run->whole)) {
-        *host = run->parts[0] + in;
         *bytes = RUN_BYTES - in;
-        return CA_F_NONE;
+    } else {
+        uint32_t page = (uint32_t)(in / CA_PAGE);
+        if (!ca_run_has(run, page)) {
+            bool come = ca_run_come(d, run, page);
+            mapped(mem);
+            if (!come) return d->ended ? CA_F_SOURCE : CA_F_OUTSIDE_RAM;
+        }
+        uint32_t end = page + 1;
+        while (end < RUN_PAGES && ca_run_has(run, end)) end++;
+        *bytes = (uint64_t)end * CA_PAGE - in;
     }
-    uint8_t *base = ca_run_page(run, page);
-    uint64_t together = CA_PAGE;
-    for (uint32_t next = page + 1; together < in % CA_PAGE + wanted && next < RUN_PAGES; next++, together += CA_PAGE)
-        if (!ca_run_has(run, next) || ca_run_page(run, next) != base + together) break;
-    *host = base + in % CA_PAGE;
-    *bytes = together - in % CA_PAGE;
+    *host = run->base + in;
     return CA_F_NONE;
 }
 
@@ -72,9 +70,7 @@ static void xen_ready(struct ca_mem *mem, const uint64_t *gpas, uint32_t count, 
         hosts[i] = NULL;
         if (CA_UNLIKELY(gpa >= memory_end)) continue; /* CA_NOWHERE too */
         const struct ca_run *run = ca_run_ready(d, gpa >> RUN_SHIFT, use);
-        if (run == NULL) continue;
-        if (CA_LIKELY(run->whole)) hosts[i] = run->parts[0] + in;
-        else if (ca_run_has(run, (uint32_t)(in / CA_PAGE))) hosts[i] = ca_run_page(run, (uint32_t)(in / CA_PAGE)) + in % CA_PAGE;
+        if (run != NULL && (CA_LIKELY(run->whole) || ca_run_has(run, (uint32_t)(in / CA_PAGE)))) hosts[i] = run->base + in;
     }
 }
 
@@ -99,12 +95,9 @@ static uint64_t xen_next(struct ca_mem *mem, uint64_t gpa) {
             gpa = (number + 1) << RUN_SHIFT;
             continue;
         }
-        struct ca_run *run = ca_run_find(d, number);
+        struct ca_run *run = run_of(mem, number);
         for (uint32_t page = (uint32_t)((gpa & (RUN_BYTES - 1)) / CA_PAGE); page < RUN_PAGES; page++) {
-            uint64_t maps = d->maps;
-            bool there = ca_run_ask(d, run, page, RUN_BYTES);
-            if (d->maps != maps) mapped(mem);
-            if (there) return gpa;
+            if (ca_run_has(run, page)) return gpa;
             gpa = (gpa & ~(uint64_t)(CA_PAGE - 1)) + CA_PAGE;
         }
     }

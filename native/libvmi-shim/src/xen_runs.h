@@ -1,8 +1,6 @@
 /*
- * A domain's memory as runs of 2 MiB. What is mapped is bounded, and how many runs are known; the one that was not used for
- * longest goes first.
- * A call that maps costs as much as dozens of pages, so a run is mapped in parts of 16 pages and more: more for who goes on
- * where the last part ended, or wants much at once; and all of it by one call once half of it would be.
+ * A domain's memory as runs of 2 MiB, mapped by one call for 512 pages, as a call costs as much as dozens of pages. A
+ * bounded number is kept; the one that was not used for longest goes first.
  */
 #ifndef CA_XEN_RUNS_H
 #define CA_XEN_RUNS_H
@@ -13,20 +11,16 @@
 #define RUN_SHIFT 21u
 #define RUN_PAGES 512u
 #define RUN_BYTES (1ull << RUN_SHIFT)
-#define PART_PAGES 16u
-#define PARTS (RUN_PAGES / PART_PAGES)
 #define CA_RECENT 256u
 #define CA_NO_RUN UINT64_MAX
 
 struct ca_run {
-    uint64_t number;        /* guest-physical address >> 21; CA_NO_RUN while the slot is free */
-    bool whole;             /* in one piece, and each page is there */
-    uint16_t pages;         /* how many are there */
-    uint32_t asked, begins; /* one bit a part: it was asked for; a piece that was mapped by one call begins with it */
-    uint32_t looked;        /* the call in which pages were last asked for */
-    uint32_t chain;         /* next in the bucket, or in the list of free ones */
-    uint8_t *parts[PARTS];  /* NULL: not asked for, or no page of it is there */
+    uint64_t number; /* guest-physical address >> 21; CA_NO_RUN while the slot is free */
+    uint8_t *base;   /* NULL: no page of it is there */
     uint64_t there[RUN_PAGES / 64];
+    bool whole;
+    uint32_t looked; /* the call in which pages that were missing were last asked for */
+    uint32_t chain;  /* next in the bucket, or in the list of free ones */
 };
 
 struct ca_domain {
@@ -41,10 +35,7 @@ struct ca_domain {
     uint8_t cover[CA_PAGE]; /* a page with breakpoints, without them */
     uint32_t call;
     uint64_t probe; /* a frame that was there when we began */
-    uint64_t maps, pages, pieces;
-    uint64_t held, most; /* pages in all pieces, missing or not, and how many they may be */
-    uint64_t ahead;  /* the frame behind what was mapped last */
-    uint32_t window; /* parts that were mapped then */
+    uint64_t maps, pages;
     uint64_t count; /* runs from 0 to the end of the memory */
     uint64_t *ram;  /* one bit a run: it holds RAM, as far as its first and last page tell */
     uint32_t limit, buckets, free, empty; /* empty: runs that are kept and have no page */
@@ -55,18 +46,16 @@ struct ca_domain {
     struct ca_run runs[];
 };
 
-/* A domain without runs, of `frames` page frames, of which as many as `whole` runs have may be mapped. NULL without memory. */
-struct ca_domain *ca_domain_new(uint32_t whole, uint64_t frames);
+/* A domain without runs, of `frames` page frames; at most `limit` runs are kept. NULL without memory. */
+struct ca_domain *ca_domain_new(uint32_t limit, uint64_t frames);
 void ca_domain_free(struct ca_domain *d);
 
 /* Maps `count` frames; errors[i] is 0 or an errno. NULL if none could be mapped. */
 uint8_t *ca_domain_map(struct ca_domain *d, const uint64_t *frames, uint32_t count, int *errors);
 
-/* The run, kept from now on if it was not; valid until the next is asked for. */
+/* The run, mapped now if it was not; valid until the next is asked for. */
 struct ca_run *ca_run_find(struct ca_domain *d, uint64_t number);
-/* Maps the page's part if it never was, and more for who wants `bytes` from there. False if the page is not there. */
-bool ca_run_ask(struct ca_domain *d, struct ca_run *run, uint32_t page, uint64_t bytes);
-/* The run if it is kept, else NULL: first where it was found last, then by its number. `use` is one of d->uses. */
+/* The run if it is mapped, else NULL: first where it was found last, then by its number. `use` is one of d->uses. */
 struct ca_run *ca_run_search(struct ca_domain *d, uint64_t number, uint64_t use);
 static inline struct ca_run *ca_run_ready(struct ca_domain *d, uint64_t number, uint64_t use) {
     const uint32_t slot = d->recent[number % CA_RECENT];
@@ -76,10 +65,6 @@ static inline struct ca_run *ca_run_ready(struct ca_domain *d, uint64_t number, 
 }
 static inline bool ca_run_has(const struct ca_run *run, uint32_t page) {
     return (run->there[page / 64] >> (page % 64) & 1) != 0;
-}
-/* Where a page of the run lies that is there. */
-static inline uint8_t *ca_run_page(const struct ca_run *run, uint32_t page) {
-    return run->parts[page / PART_PAGES] + page % PART_PAGES * (uint64_t)CA_PAGE;
 }
 /* A page that was missing may have come since: asks once a call, and for this page first. */
 bool ca_run_come(struct ca_domain *d, struct ca_run *run, uint32_t page);

@@ -30,9 +30,9 @@ const LOOK = 1000
 /**
  * Opens a domain of the Xen host whose control domain this is. Xen's own libraries are loaded now, from this machine.
  *
- * Guest memory is mapped when it is touched, 64 KiB to 2 MiB by one call, and stays mapped until `mapped` bytes are and
- * others are wanted. A page the guest gives back to Xen meanwhile (ballooning) reads as it last was; `memory.invalidate()`
- * drops all mappings. An address without memory behind it is an `outside-ram` fault.
+ * Guest memory is mapped when it is touched, 2 MiB by one call, and stays mapped until `mapped` bytes are and others are
+ * wanted. A page the guest gives back to Xen meanwhile (ballooning) reads as it last was; `memory.invalidate()` drops all
+ * mappings. An address without memory behind it is an `outside-ram` fault.
  *
  * The identity's boot nonce is the host's register's, where there is one. Otherwise it is derived from the boot of the control
  * domain, the domain's number and its start time: each start and each restore of the domain has its own.
