@@ -13,9 +13,10 @@ function growth(keep: boolean, backend: FfiBackend): { set: boolean; held: numbe
     import { setTimeout } from 'node:timers/promises'
     import { keepFreedMemory } from './src/native/libc.ts'
     // proc(5): the mapping between the end of the program and the break, of which malloc takes what it does not map.
+    // It may be more than one to the kernel.
     const heap = () => {
-      const [from, to] = /^(\\w+)-(\\w+) .*\\[heap\\]$/m.exec(readFileSync('/proc/self/maps', 'latin1')).slice(1)
-      return Math.round((Number('0x' + to) - Number('0x' + from)) / ${MIB})
+      const all = [...readFileSync('/proc/self/maps', 'latin1').matchAll(/^(\\w+)-(\\w+) .*\\[heap\\]$/gm)]
+      return Math.round(all.reduce((sum, [, from, to]) => sum + Number('0x' + to) - Number('0x' + from), 0) / ${MIB})
     }
     const set = ${keep} && keepFreedMemory(128 * ${MIB})
     const before = heap()
