@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
@@ -20,8 +20,12 @@ import { type Measurement, median } from './measure.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 
-/** As src/cli/main.ts begins, and as docs/broker.md advises who reads much. */
-const HEAP = '--initial-heap-size=64'
+/** What the command's first line gives Node, as docs/broker.md advises who reads much. */
+function nodeFlag(): string {
+  const flag = /^#!.* node (--\S+)$/m.exec(readFileSync(path.join(root, 'dist/cli/main.js'), 'utf8'))?.[1]
+  if (flag === undefined) throw new Error('the first line of dist/cli/main.js gives Node no flag')
+  return flag
+}
 
 /** A process that takes orders as lines of JSON. */
 class Worker {
@@ -35,7 +39,7 @@ class Worker {
 
   static client(key: string, socket: string): Worker {
     return new Worker([
-      HEAP,
+      nodeFlag(),
       '--import',
       path.join(root, 'scripts/ts.mjs'),
       path.join(root, 'bench/broker-client.ts'),
@@ -78,7 +82,7 @@ export async function benchBroker(ram: string, progress: (message: string) => vo
     const config = { key: 'broker', register: 'owners.json', state: 'state', socket: 'broker.sock' }
     writeFileSync(file('broker.json'), JSON.stringify(config))
     // As the systemd unit in examples/broker runs it.
-    const cli = [HEAP, '--v8-pool-size=1', path.join(root, 'dist/cli/main.js')]
+    const cli = [nodeFlag(), '--v8-pool-size=1', path.join(root, 'dist/cli/main.js')]
     const broker = new Worker([...cli, 'broker', '--config', file('broker.json')])
     workers.push(broker)
     await broker.line()

@@ -1,4 +1,4 @@
-import { readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Consumer, manifest, pack, root, subpaths } from './packed.js'
@@ -53,6 +53,8 @@ describe.each([['the npm of this machine'], ['npm@10']])('installed by %s where 
     expect(native.status).toBe('ok')
     expect(native.found).toContain('node_modules/@cloudapp/sdk-linux-x64/libcloudapp_shim.so')
     expect(consumer.run(main, ['--version']).stdout).toBe(`${manifest.version}\n`)
+    // Without it the broker marks its whole heap again and again for what it hands out (docs/design.md).
+    expect(readFileSync(main, 'utf8').split('\n', 1)).toEqual(['#!/usr/bin/env -S node --initial-heap-size=64'])
   })
 })
 

@@ -49,6 +49,8 @@ export async function payload(kernel: Kernel, options: RigOptions = {}): Promise
     ...filesOf(at('src')),
     ...filesOf(at('examples')),
     ...filesOf(PROGRAMS),
+    // Programs share what they measure with.
+    ...filesOf(at('bench')),
     ...filesOf(at('test/rig/xen/native')),
     kernel.vmlinuz,
   ]

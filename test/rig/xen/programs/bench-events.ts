@@ -3,6 +3,7 @@
 import { spawnSync } from 'node:child_process'
 import path from 'node:path'
 import { openXen } from '@cloudapp/sdk/vmi'
+import { median } from '../../../../bench/measure.js'
 
 const [which = '', domid = ''] = process.argv.slice(2)
 const ROUNDS = 9
@@ -48,5 +49,4 @@ for (let round = 0; round < ROUNDS; round++) {
   rates.c.push(plain())
   rates.ours.push(await ours())
 }
-const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1] as number
 console.log(JSON.stringify({ ours: median(rates.ours), c: median(rates.c) }))

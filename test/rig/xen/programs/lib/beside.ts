@@ -1,6 +1,7 @@
 import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import type { Readable, Writable } from 'node:stream'
+import { median } from '../../../../../bench/measure.js'
 
 /** The same work by the library and by a program in C. */
 export interface Beside {
@@ -38,8 +39,6 @@ export class Plain implements Disposable {
     this.#child.stdin.end()
   }
 }
-
-const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1] as number
 
 export interface Work {
   readonly name: string
