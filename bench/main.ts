@@ -37,9 +37,8 @@ for (const [name, measure] of Object.entries(PARTS)) {
   if (positionals.length === 0 || positionals.includes(name)) results.push(...(await measure(progress)))
 }
 const width = Math.max(...results.map(({ name }) => name.length))
+const told = (value: number): string => (value < 0.1 ? value.toPrecision(2) : value.toFixed(value < 10 ? 2 : 1))
 for (const { name, value, unit, note } of results) {
-  process.stdout.write(
-    `${name.padEnd(width)}  ${value.toFixed(value < 10 ? 2 : 1).padStart(8)} ${unit.padEnd(6)} ${note}\n`,
-  )
+  process.stdout.write(`${name.padEnd(width)}  ${told(value).padStart(8)} ${unit.padEnd(6)} ${note}\n`)
 }
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(results, null, 2)}\n`)
