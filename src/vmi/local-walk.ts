@@ -125,8 +125,7 @@ export class WalkOperation implements Operation<WalkResult> {
   }
 
   result(consistent: boolean): WalkResult {
-    const [all] = this.#table.columns()
-    const rows = this.#end === 'cycle' ? distinctRows(words(all), this.#period) : this.#table.rows
+    const rows = this.#end === 'cycle' ? distinctRows(words(this.#table.columns()[0]), this.#period) : this.#table.rows
     const [addresses, ...columns] = this.#table.columns(rows)
     const cells = columns.pop() as Uint8Array
     return {

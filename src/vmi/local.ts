@@ -72,10 +72,11 @@ const UNSLICED = 0xffff_ffff
 /**
  * A guest's memory in a file that is mapped here: a running QEMU's RAM backend, or a raw dump.
  *
- * **Freshness.** Guest data is never cached. Of page tables, the last level is read at each access, and upper levels are
- * kept for one crossing into the native library only (at most a millisecond), so a translation never outlives the call
- * that made it. While the source's {@link PauseState} says that the VM has not run since the last call, upper levels are
- * kept from call to call; {@link LocalMemory.invalidate} drops them for somebody who changes the tables by other means.
+ * **Freshness.** Guest data is never cached. Of page tables, the last level is read at each access (of a walk, once for
+ * each page the fields of an element lie in), and upper levels are kept for one crossing into the native library only (at
+ * most a millisecond), so a translation never outlives the call that made it. While the source's {@link PauseState} says
+ * that the VM has not run since the last call, upper levels are kept from call to call; {@link LocalMemory.invalidate}
+ * drops them for somebody who changes the tables by other means.
  *
  * **Slices.** A call works at most a millisecond at a time and then lets the event loop turn, or as its `pace` says; `sync`
  * does not.

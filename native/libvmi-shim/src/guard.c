@@ -55,6 +55,15 @@ __asm__(".text\n"
         "    jae 1b\n"
         "2:  add $8, %rdx\n"
         "    jz 4f\n"
+        "    cmp $4, %rdx\n"
+        "    jb 5f\n"
+        "ca_fault_half:  mov (%rsi), %eax\n"
+        "ca_fault_halfw: mov %eax, (%rdi)\n"
+        "    add $4, %rsi\n"
+        "    add $4, %rdi\n"
+        "    sub $4, %rdx\n"
+        "    jz 4f\n"
+        "ca_fix_half:\n"
         "5:\n"
         "ca_fault_byte:  mov (%rsi), %al\n"
         "ca_fault_bytew: mov %al, (%rdi)\n"
@@ -99,7 +108,8 @@ __asm__(".text\n"
         ".size ca_guard_copy,.-ca_guard_copy\n");
 
 extern const char ca_fault_load[], ca_fix_load[], ca_fault_word[], ca_fault_wordw[], ca_fix_word[], ca_fault_byte[],
-    ca_fault_bytew[], ca_fix_byte[], ca_fault_block[], ca_fault_block_end[], ca_fix_block[];
+    ca_fault_bytew[], ca_fix_byte[], ca_fault_half[], ca_fault_halfw[], ca_fix_half[], ca_fault_block[], ca_fault_block_end[],
+    ca_fix_block[];
 
 uint8_t ca_guard_vectors;
 
@@ -114,6 +124,7 @@ static pthread_mutex_t arming = PTHREAD_MUTEX_INITIALIZER;
 static const char *fix_up(const char *at) {
     if (at == ca_fault_load) return ca_fix_load;
     if (at == ca_fault_word || at == ca_fault_wordw) return ca_fix_word;
+    if (at == ca_fault_half || at == ca_fault_halfw) return ca_fix_half;
     if (at == ca_fault_byte || at == ca_fault_bytew) return ca_fix_byte;
     if (at >= ca_fault_block && at < ca_fault_block_end) return ca_fix_block;
     return NULL;

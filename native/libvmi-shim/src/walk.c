@@ -45,25 +45,56 @@ static bool damaged(const struct ca_plan *plan, const struct ca_walk *walk) {
     return walk->depth > CA_MAX_DEPTH;
 }
 
+/* The page that was looked at last: the fields of an element lie in two or three, and to find one costs more than to read it. */
+struct near {
+    uint64_t page;
+    const uint8_t *host; /* NULL: it takes work, or is not there */
+};
+
+static const uint8_t *find(struct ca_mem *mem, uint64_t space, struct near *near, uint64_t va, uint64_t bytes) {
+    const uint64_t in = va & (CA_PAGE - 1), page = va - in;
+    if (in + bytes > CA_PAGE) return NULL;
+    if (near->page != page) {
+        near->page = page;
+        ca_locate(mem, space, &page, 1, CA_PAGE, &near->host);
+    }
+    return near->host == NULL ? NULL : near->host + in;
+}
+
+/* From `host` if that is known and still holds. */
+static bool load(struct ca_mem *mem, uint64_t space, const uint8_t *host, uint64_t va, void *to, uint64_t bytes) {
+    struct ca_fault fault;
+    if (CA_LIKELY(host != NULL && !ca_patched(mem)) &&
+        (bytes == 8 ? ca_guard_load64(to, host) == 0 : ca_guard_copy(to, host, bytes) == 0))
+        return true;
+    return bytes == 8 ? ca_load64(mem, space, va, to, &fault) : ca_load(mem, space, va, to, bytes, &fault);
+}
+
 static uint32_t fetch(struct ca_mem *mem, const struct ca_plan *plan, const struct table *table, uint32_t row,
                       uint64_t element) {
+    const struct ca_column *columns = ca_columns(plan);
+    const uint8_t *hosts[CA_MAX_COLUMNS];
+    struct near near = {UINT64_MAX, NULL};
+    const uint32_t moved = mem->moved;
     uint32_t cost = 1;
+    /* All that is known at once, so that the processor's waits for memory overlap. */
     for (uint32_t i = 0; i < plan->columns; i++) {
-        const struct ca_column *column = &ca_columns(plan)[i];
+        hosts[i] = find(mem, plan->space, &near, element + columns[i].path[0], columns[i].length == 1 ? columns[i].size : 8);
+        __builtin_prefetch(hosts[i]);
+    }
+    for (uint32_t i = 0; i < plan->columns; i++) {
+        const struct ca_column *column = &columns[i];
         uint8_t *to = table->column[i] + (uint64_t)row * column->size;
         uint8_t state = CA_CELL_OK;
         uint64_t at = element;
-        struct ca_fault fault;
+        const uint8_t *host = mem->moved == moved ? hosts[i] : NULL;
         for (uint32_t hop = 0; hop + 1 < column->length && state == CA_CELL_OK; hop++) {
-            if (!ca_load64(mem, plan->space, at + column->path[hop], &at, &fault)) state = CA_CELL_FAULT;
+            if (!load(mem, plan->space, host, at + column->path[hop], &at, 8)) state = CA_CELL_FAULT;
             else if (at == 0) state = CA_CELL_NULL;
+            host = NULL;
         }
-        if (state == CA_CELL_OK) {
-            at += column->path[column->length - 1];
-            bool good = column->size == 8 ? ca_load64(mem, plan->space, at, (uint64_t *)(void *)to, &fault)
-                                          : ca_load(mem, plan->space, at, to, column->size, &fault);
-            if (!good) state = CA_CELL_FAULT;
-        }
+        if (state == CA_CELL_OK && !load(mem, plan->space, host, at + column->path[column->length - 1], to, column->size))
+            state = CA_CELL_FAULT;
         if (state != CA_CELL_OK) memset(to, 0, column->size);
         table->cells[(uint64_t)row * plan->columns + i] = state;
         cost += (uint32_t)column->length + (uint32_t)(column->size >> 11);

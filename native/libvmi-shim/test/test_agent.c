@@ -165,6 +165,14 @@ static void hides(void) {
         CHECK(memcmp(bytes + 2005, traced_ram + CODE + 5, sizeof bytes - 2005) == 0);
         CHECK_EQUAL(read_at(both[i], 0, CODE + 1, raw, 4, NULL), 0);
         CHECK(memcmp(raw, traced_nop5 + 1, 4) == 0);
+        /* Nor does a walk's column hold ours. */
+        struct {
+            uint64_t words[12], column[10];
+        } plan = {{CA_WALK_ARRAY, SPACE4, VIRT(CODE), 0, 1, 1, 8, 0, 0, 0, 0, 1}, {5, 1}};
+        uint64_t row[2];
+        struct cursor walk = {{0}};
+        CHECK_EQUAL(ca_walk(both[i], 0, 1000, &plan, sizeof plan, row, sizeof row, 1, &walk, status), CA_MORE);
+        CHECK(memcmp(&row[1], traced_nop5, 5) == 0);
         /* Nor does a search find ours. */
         struct {
             uint32_t length, zero;

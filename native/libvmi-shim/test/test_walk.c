@@ -128,6 +128,38 @@ static void lies(void) {
     guest_fill(ram);
 }
 
+/* Fields of an element in pages that lie apart, and across them: each is what a read of it gives. */
+static void pages_apart(void) {
+    uint64_t table = ROOT4;
+    const uint64_t at = VIRT(40 * 4096 + 4096 - 16), swapped[] = {40, 50, 45, 0};
+    for (unsigned shift = 39; shift > 12; shift -= 9) memcpy(&table, ram + (table & CA_SPACE_ROOT) + (at >> shift & 511) * 8, 8);
+    for (unsigned i = 0; i < 4; i++) {
+        uint64_t pte = (table & CA_SPACE_ROOT) + (((at >> 12) + i) & 511) * 8;
+        guest_put(ram, pte, i == 3 ? 0 : swapped[i] * 4096 | ENTRY_PRESENT);
+        for (unsigned k = 0; i < 3 && k < 4096; k++) ram[swapped[i] * 4096 + k] = (uint8_t)(k * 7 + swapped[i]);
+    }
+    const uint64_t offsets[] = {0, 16, 8, 14, 16 + 4096, 4, 16 + 4090, 20, 16 + 4096 + 4090}, sizes[] = {8, 4, 3, 8, 5, 4, 20, 8, 12};
+    struct {
+        struct ca_plan head;
+        struct ca_column column[9];
+    } plan = {.head = {CA_WALK_ARRAY, SPACE4, at, 0, 1, 1, 8, 0, 0, 0, 0, 9}};
+    for (unsigned i = 0; i < 9; i++) plan.column[i] = (struct ca_column){sizes[i], 1, {offsets[i]}};
+    uint64_t out[16], status[CA_STATUS_WORDS];
+    struct cursor cursor = {{0}};
+    CHECK_EQUAL(ca_walk(mem, 0, 1000, &plan, sizeof plan, out, sizeof out, 1, &cursor, status), CA_MORE);
+    CHECK_EQUAL(status[0], 1);
+    uint8_t *cell = (uint8_t *)(out + 1), expected[32];
+    for (unsigned i = 0; i < 9; cell += sizes[i++]) {
+        uint32_t reason = read_at(mem, SPACE4, at + offsets[i], expected, (uint32_t)sizes[i], NULL);
+        /* The last goes on where nothing is mapped. */
+        CHECK_EQUAL(reason, i == 8 ? CA_F_NOT_PRESENT : CA_F_NONE);
+        if (i == 8) memset(expected, 0, sizes[i]);
+        CHECK(memcmp(cell, expected, sizes[i]) == 0);
+    }
+    for (unsigned i = 0; i < 9; i++) CHECK_EQUAL(cell[i], i == 8 ? CA_CELL_FAULT : CA_CELL_OK);
+    guest_fill(ram);
+}
+
 static void misuse(void) {
     struct cursor cursor = {{0}};
     uint64_t status[CA_STATUS_WORDS], out[64];
@@ -162,6 +194,7 @@ void test_walk(void) {
     mem = guest_open(fd, 0);
     kinds();
     lies();
+    pages_apart();
     misuse();
     CHECK_EQUAL(ca_mem_close(mem), CA_OK);
     close(fd);

@@ -31,6 +31,27 @@ static void evicts(void) {
     CHECK_EQUAL(domain.live, 0);
 }
 
+/* Fields of a row in more places than may be mapped: none is read where another was mapped meanwhile. */
+static void walks_further_than_is_mapped(void) {
+    struct {
+        uint64_t words[12];
+        struct {
+            uint64_t size, length, path[8];
+        } column[3];
+    } plan = {{CA_WALK_ARRAY, 0, 9 * RUN, 0, 8, 8, PAGE, 0, 0, 0, 0, 3}, {{8, 1, {0}}, {8, 1, {3 * RUN}}, {8, 1, {64}}}};
+    uint64_t out[8 * 5], status[CA_STATUS_WORDS];
+    int32_t mem = ca_xen_open(7, 0, RUN);
+    struct cursor cursor = {{0}};
+    CHECK_EQUAL(ca_walk(mem, 0, UINT32_MAX, &plan, sizeof plan, out, sizeof out, 8, &cursor, status), CA_MORE);
+    CHECK_EQUAL(status[0], 8);
+    for (unsigned row = 0; row < 8; row++)
+        for (unsigned i = 0; i < 3; i++) {
+            uint64_t at = 9 * (uint64_t)RUN + row * PAGE + plan.column[i].path[0];
+            CHECK_EQUAL(out[8 + i * 8 + row], domain.missing[at / PAGE] ? 0 : word_of(at));
+        }
+    ca_mem_close(mem);
+}
+
 static void maps_once(void) {
     int32_t mem = ca_xen_open(7, 0, 0);
     uint64_t counts[2], value;
@@ -173,6 +194,7 @@ void test_xen(void) {
     domain_fill();
     describes();
     evicts();
+    walks_further_than_is_mapped();
     maps_once();
     test_xen_search();
     keeps_through_holes();
