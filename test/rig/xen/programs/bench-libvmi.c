@@ -4,8 +4,8 @@
 //   bench-libvmi LIBRARY xen:DOMID|file:PATH, then orders on standard input, each answered by one line of two numbers, the
 //   first nanoseconds, the second a sum of what was read modulo 2^64:
 //   attach                   opens the target anew: vmi_init and vmi_init_paging; the sum is 0
-//   tasks cold|warm ...    lists the tasks; the 13 numbers that follow (hexadecimal) are those of `struct layout`. Cold: LibVMI's pages and
-//                            translations are dropped before
+//   tasks cold|warm COUNT ...  lists the tasks COUNT times; the 13 numbers that follow (hexadecimal) are those of `struct layout`. Cold:
+//                            LibVMI's pages and translations are dropped before, once
 //   read ROOT FILE           8 bytes at each address of FILE, through the page tables
 //   bulk END CHUNK           copies the memory below END out, CHUNK bytes in a call; the sum of each page's first word
 #include <dlfcn.h>
@@ -102,13 +102,8 @@ static void follow(const struct layout *l, uint64_t pointer, uint64_t offset, si
     if (at != 0 && !get(l->table, at + offset, bytes, to)) die("a field can not be read");
 }
 
-static void tasks(bool cold, const struct layout *l)
+static uint64_t list(const struct layout *l)
 {
-    if (cold) {
-        lib.v2pcache_flush(vmi, ~0ull);
-        lib.pagecache_flush(vmi);
-    }
-    double began = now();
     uint64_t sum = 0, next;
     unsigned count = 0;
     if (!get(l->table, l->head, 8, &next)) die("the list's head can not be read");
@@ -127,7 +122,18 @@ static void tasks(bool cold, const struct layout *l)
         sum += pid + 3ull * tgid + 5ull * ppid + 7ull * uid + 11ull * (uint8_t)comm[0] + (pgd != 0);
         if (!get(l->table, next, 8, &next)) die("the list can not be followed");
     }
-    sum += (uint64_t)count * 1000003;
+    return sum + (uint64_t)count * 1000003;
+}
+
+static void tasks(bool cold, unsigned count, const struct layout *l)
+{
+    if (cold) {
+        lib.v2pcache_flush(vmi, ~0ull);
+        lib.pagecache_flush(vmi);
+    }
+    double began = now();
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < count; i++) sum += list(l);
     fprintf(answers, "%.0f %" PRIu64 "\n", now() - began, sum);
 }
 
@@ -178,12 +184,13 @@ int main(int argc, char **argv)
     load(argv[1]);
     while (fgets(line, sizeof line, stdin) != NULL) {
         struct layout l;
+        unsigned count = 0;
         uint64_t *to = (uint64_t *)&l;
         int used = 0;
         if (sscanf(line, "%15s", name) != 1) die("an order is empty");
         if (strcmp(name, "attach") == 0) {
             attach(argv[2]);
-        } else if (strcmp(name, "tasks") == 0 && sscanf(line, "%*s %7s%n", kind, &used) == 1) {
+        } else if (strcmp(name, "tasks") == 0 && sscanf(line, "%*s %7s %u%n", kind, &count, &used) == 2) {
             const char *rest = line + used;
             for (size_t i = 0; i < sizeof l / 8; i++) {
                 char *end;
@@ -191,7 +198,7 @@ int main(int argc, char **argv)
                 if (end == rest) die("a number is missing");
                 rest = end;
             }
-            tasks(strcmp(kind, "cold") == 0, &l);
+            tasks(strcmp(kind, "cold") == 0, count, &l);
         } else if (strcmp(name, "read") == 0 && sscanf(line, "%*s %llx %3071s", &a, file) == 2) {
             reads(a, file);
         } else if (strcmp(name, "bulk") == 0 && sscanf(line, "%*s %llx %llx", &a, &b) == 2) {
