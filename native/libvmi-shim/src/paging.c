@@ -54,23 +54,18 @@ static bool canonical(uint64_t space, uint64_t va) {
     return (uint64_t)((int64_t)(va << unused) >> unused) == va;
 }
 
-/*
- * All levels but the last: the cached (or newly filled) entry for the 2 MiB around `va`, or NULL with map->span and
- * *fault set.
- */
-static inline const struct ca_cached *upper(struct ca_mem *mem, uint64_t space, uint64_t va, struct ca_mapping *map,
-                                            struct ca_fault *fault) {
+/* All levels but the last: reads them into `cached`, or gives NULL with map->span and *fault set. */
+static __attribute__((noinline)) const struct ca_cached *descend(struct ca_mem *mem, uint64_t space, uint64_t va,
+                                                                 struct ca_cached *cached, struct ca_mapping *map,
+                                                                 struct ca_fault *fault) {
     uint32_t levels = space & 7;
+    const uint64_t region = va >> 21;
     if (CA_UNLIKELY(!canonical(space, va))) {
         *fault = (struct ca_fault){va, 0, CA_F_NON_CANONICAL, levels};
         /* To the first canonical address of the upper half. */
         map->span = (~0ull << (11 + 9 * levels)) - va;
         return NULL;
     }
-    uint64_t region = va >> 21;
-    struct ca_cached *cached = &mem->cache[(region ^ (region >> 10) ^ (space >> 12)) & (CA_CACHE_SLOTS - 1)];
-    if (cached->generation == mem->generation && cached->region == region && cached->space == space) return cached;
-
     uint64_t table = space & ADDRESS, above = 0;
     uint32_t flags = ALL_FLAGS;
     for (uint32_t level = levels; level > 1; level--) {
@@ -104,6 +99,15 @@ static inline const struct ca_cached *upper(struct ca_mem *mem, uint64_t space, 
     }
     *cached = (struct ca_cached){space, region, table, above, mem->generation, (uint8_t)flags, 0};
     return cached;
+}
+
+/* The same from the cache, if it is there. What is there is canonical, which the bits of the region tell. */
+static inline const struct ca_cached *upper(struct ca_mem *mem, uint64_t space, uint64_t va, struct ca_mapping *map,
+                                            struct ca_fault *fault) {
+    const uint64_t region = va >> 21;
+    struct ca_cached *cached = &mem->cache[(region ^ (region >> 10) ^ (space >> 12)) & (CA_CACHE_SLOTS - 1)];
+    if (CA_LIKELY(cached->region == region && cached->space == space && cached->generation == mem->generation)) return cached;
+    return descend(mem, space, va, cached, map, fault);
 }
 
 bool ca_translate(struct ca_mem *mem, uint64_t space, uint64_t va, struct ca_mapping *map, struct ca_fault *fault) {
@@ -148,15 +152,21 @@ void ca_locate(struct ca_mem *mem, uint64_t space, const uint64_t *addresses, ui
     if (count == 0) return;
     /* First all that may have work to do, which may move what was ready. */
     for (uint32_t i = 0; i < count; i++) {
-        uint64_t va = addresses[i];
-        tables[i] = CA_NOWHERE;
-        data[i] = (va & 0xfff) + length <= CA_PAGE ? va : CA_NOWHERE;
-        if (space == 0 || data[i] == CA_NOWHERE) continue;
+        const uint64_t va = addresses[i];
+        tables[i] = data[i] = CA_NOWHERE;
+        if ((va & 0xfff) + length > CA_PAGE) continue;
+        if (space == 0) {
+            data[i] = va;
+            continue;
+        }
         struct ca_mapping map;
         struct ca_fault fault;
         const struct ca_cached *above = upper(mem, space, va, &map, &fault);
-        data[i] = above == NULL || above->large == 0 ? CA_NOWHERE : above->base + (va & 0x1fffff);
-        if (above == NULL || above->large != 0) continue;
+        if (above == NULL) continue;
+        if (above->large != 0) {
+            data[i] = above->base + (va & 0x1fffff);
+            continue;
+        }
         tables[i] = above->base + ((va >> 12) & 511) * 8;
         walks = true;
     }
