@@ -27,7 +27,7 @@ export interface Workspace {
 }
 
 /** u64 of {@link Workspace.table}. */
-const TABLE_WORDS = 64
+const TABLE_WORDS = 128
 
 export function newWorkspace(): Workspace {
   const table = new BigUint64Array(TABLE_WORDS)

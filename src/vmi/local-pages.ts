@@ -51,7 +51,7 @@ export class PagesOperation implements Operation<PagesResult> {
       workspace.status,
     )
     const done = ended(shim, result)
-    this.#table.add(out, ROWS, word(workspace, 0))
+    this.#table.add(out, word(workspace, 0))
     if (done) {
       this.#end = word(workspace, 1) === 0 ? 'complete' : 'limit'
       this.#next = this.#end === 'limit' ? (workspace.status[2] ?? 0n) : this.#request.end

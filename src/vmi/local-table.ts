@@ -23,17 +23,26 @@ export class Table {
     this.#rowBytes = widths.reduce((sum, width) => sum + width, 0)
   }
 
-  /** Copies `count` rows out of a buffer that has room for `room` in each column. */
-  add(bytes: Uint8Array, room: number, count: number): void {
+  /** Copies `count` rows out of a buffer, in which a column follows the other. */
+  add(bytes: Uint8Array, count: number): void {
+    const crossing = { bytes, room: count, rows: 0 }
     for (let done = 0; done < count; ) {
       let last = this.#parts[this.#parts.length - 1]
-      if (last === undefined || last.rows === last.room) {
-        last = this.#part(this.#parts.length === 0 ? count : Math.ceil(PART / this.#rowBytes))
+      if (last === undefined) {
+        // All of most results, and as they are.
+        last = this.#part(count)
+        last.bytes.set(bytes.subarray(0, last.bytes.length))
+        last.rows = done = count
+        this.#parts.push(last)
+        continue
+      }
+      if (last.rows === last.room) {
+        last = this.#part(Math.ceil(PART / this.#rowBytes))
         this.#parts.push(last)
       }
-      const rows = Math.min(count - done, last.room - last.rows)
-      this.#copy({ bytes, room, rows }, done, last)
-      done += rows
+      crossing.rows = Math.min(count - done, last.room - last.rows)
+      this.#copy(crossing, done, last)
+      done += crossing.rows
     }
     this.rows += count
   }

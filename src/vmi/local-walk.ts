@@ -16,10 +16,15 @@ const CHUNK = 64 * 1024
 /** Past 32 bits a number's high half is that of its two's complement. */
 const high = (value: number) => Math.floor(value / 2 ** 32)
 
-/** By halves: of the plan only its space and head are bigints, and to make one of each number would cost more than the walk. */
-function encode(plan: WalkPlan): BigUint64Array {
-  const words = new BigUint64Array(PLAN_WORDS + plan.columns.length * COLUMN_WORDS)
-  const halves = new Uint32Array(words.buffer)
+/**
+ * By halves: of the plan only its space and head are bigints, and to make one of each number would cost more than the walk.
+ * Into the workspace if it fits, as usual.
+ */
+function encode(plan: WalkPlan, size: number, workspace: Workspace): BigUint64Array {
+  const fits = size <= workspace.table.length
+  const words = fits ? workspace.table : new BigUint64Array(size)
+  const halves = fits ? workspace.halves : new Uint32Array(words.buffer)
+  halves.fill(0, 0, 2 * size)
   const put = (at: number, value: number) => {
     halves[2 * at] = value
     halves[2 * at + 1] = high(value)
@@ -52,7 +57,9 @@ function encode(plan: WalkPlan): BigUint64Array {
 
 /** One structure walk. The columns of its table: addresses, those of the plan, the cells' states. */
 export class WalkOperation implements Operation<WalkResult> {
-  readonly #encoded: BigUint64Array
+  readonly #plan: WalkPlan
+  readonly #planWords: number
+  #encoded: BigUint64Array | undefined
   readonly #rowBytes: number
   #rows: number
   #maxRows: number
@@ -64,7 +71,8 @@ export class WalkOperation implements Operation<WalkResult> {
 
   constructor(plan: WalkPlan) {
     this.#rowBytes = checkPlan(plan)
-    this.#encoded = encode(plan)
+    this.#plan = plan
+    this.#planWords = PLAN_WORDS + plan.columns.length * COLUMN_WORDS
     this.#table = new Table([8, ...plan.columns.map(({ size }) => size), plan.columns.length])
     // One row more than the limit, so that the same crossing finds out whether there was more.
     this.#rows = Math.min(plan.limit + 1, Math.max(1, Math.floor(CHUNK / this.#rowBytes)))
@@ -96,12 +104,13 @@ export class WalkOperation implements Operation<WalkResult> {
     }
     const size = rows * this.#rowBytes
     const out = scratch(workspace, size)
+    this.#encoded ??= encode(this.#plan, this.#planWords, workspace)
     const result = shim.ca_walk(
       handle,
       flags,
       budget,
       this.#encoded,
-      this.#encoded.byteLength,
+      this.#planWords * 8,
       out,
       size,
       rows,
@@ -109,7 +118,7 @@ export class WalkOperation implements Operation<WalkResult> {
       workspace.status,
     )
     const done = ended(shim, result)
-    this.#table.add(out, rows, word(workspace, 0))
+    this.#table.add(out, word(workspace, 0))
     if (done) {
       this.#end = ENDS[word(workspace, 1)] ?? 'fault'
       this.#period = word(workspace, 6)

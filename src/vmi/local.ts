@@ -286,7 +286,7 @@ export class LocalMemory implements GuestMemory {
   }
 }
 
-/** All plans checked and encoded before the first is walked. */
+/** All plans checked before the first is walked. */
 function planned(plans: readonly WalkPlan[]): WalkOperation[] {
   checkLimit('batch', plans.length)
   return plans.map((plan) => new WalkOperation(plan))

@@ -119,9 +119,10 @@ static void scans(uint64_t space) {
     do {
         code = ca_pages(mem, 0, 0, space, VIRT(0), last, 0, 30, runs, 4, &cursor, status);
         MUST(code >= 0 && status[0] <= 4 && ++calls < 200000);
+        const uint64_t *sizes = runs + 2 * status[0];
         for (uint64_t i = 0; i < status[0]; i++) {
-            MUST(runs[i] >= before && runs[8 + i] > 0 && runs[i] - VIRT(0) + runs[8 + i] <= last - VIRT(0) + 4096);
-            before = runs[i] + runs[8 + i];
+            MUST(runs[i] >= before && sizes[i] > 0 && runs[i] - VIRT(0) + sizes[i] <= last - VIRT(0) + 4096);
+            before = runs[i] + sizes[i];
         }
         total += status[0];
     } while (code == CA_MORE);

@@ -120,8 +120,8 @@ CA_API int32_t ca_write(int32_t mem, uint32_t flags, uint32_t budget_us, uint64_
 /*
  * ca_walk: `plan` is u64 { kind, space, head, node, limit, count, stride, pointers, shift_offset, slots_offset, slots,
  * columns } followed for each column by u64 { size, path length, path[8] } (offsets are two's complement).
- * `out` holds `rows` rows: u64 addresses[rows]; then for each column rows * size bytes; then rows * columns cell
- * states, row by row. status[0] = rows written by this call, [1] end (with CA_OK), [2] reason, [3] level, [4] address,
+ * `out` has room for `rows` rows and gets status[0] of them: their u64 addresses; then each column, so many times its
+ * size; then their cell states, columns for each row. [1] end (with CA_OK), [2] reason, [3] level, [4] address,
  * [5] entry, [6] period of the cycle (0 if not known).
  */
 enum ca_walk_kind {
@@ -136,8 +136,8 @@ CA_API int32_t ca_walk(int32_t mem, uint32_t flags, uint32_t budget_us, const vo
                        void *out, uint32_t out_size, uint32_t rows, void *cursor, void *status);
 
 /*
- * ca_pages: mappings of [start, last]. `out` holds `rows` rows: u64 virtual[rows], physical[rows], size[rows]; then u8
- * flags[rows]. At most `limit` runs in all. status[0] = rows written by this call, [1] end (CA_END_COMPLETE or
+ * ca_pages: mappings of [start, last]. `out` has room for `rows` rows of 25 bytes and gets status[0] of them: their u64
+ * virtual addresses, their physical ones, their sizes; then their u8 flags. At most `limit` runs in all. [1] end (CA_END_COMPLETE or
  * CA_END_LIMIT), [2] address to go on from.
  */
 CA_API int32_t ca_pages(int32_t mem, uint32_t flags, uint32_t budget_us, uint64_t space, uint64_t start, uint64_t last,

@@ -92,6 +92,11 @@ int32_t ca_pages(int32_t handle, uint32_t flags, uint32_t budget_us, uint64_t sp
             break;
         }
     }
+    if (row < rows) {
+        memmove(virtual + row, physical, row * 8);
+        memmove(virtual + 2 * row, sizes, row * 8);
+        memmove(virtual + 3 * row, run_flags, row);
+    }
     uint64_t *words = status;
     words[0] = row;
     words[1] = end;

@@ -102,6 +102,17 @@ static uint32_t fetch(struct ca_mem *mem, const struct ca_plan *plan, const stru
     return cost;
 }
 
+/* Puts the columns, which had room for more rows, one behind the other. */
+static void close_up(const struct ca_plan *plan, const struct table *table, uint64_t rows) {
+    uint8_t *to = (uint8_t *)table->addresses + rows * 8;
+    for (uint32_t i = 0; i < plan->columns; i++) {
+        const uint64_t bytes = rows * ca_columns(plan)[i].size;
+        memmove(to, table->column[i], bytes);
+        to += bytes;
+    }
+    memmove(to, table->cells, rows * plan->columns);
+}
+
 int32_t ca_walk(int32_t handle, uint32_t flags, uint32_t budget_us, const void *plan_bytes, uint32_t plan_size,
                 void *out, uint32_t out_size, uint32_t rows, void *cursor, void *status) {
     const struct ca_plan *plan = plan_bytes;
@@ -177,6 +188,7 @@ int32_t ca_walk(int32_t handle, uint32_t flags, uint32_t budget_us, const void *
         }
     }
     if (result == CA_OK) walk->head.done = 1;
+    if (row < rows) close_up(plan, &table, row);
     uint64_t *words = status;
     words[0] = row;
     words[1] = end;

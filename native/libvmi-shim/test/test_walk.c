@@ -39,8 +39,8 @@ static struct result walk(struct plan plan) {
         code = ca_walk(mem, 0, 0, &plan, sizeof plan, out, size, ROWS, &cursor, status);
         CHECK(code >= 0 && status[0] <= ROWS && all.rows + status[0] <= MOST);
         memcpy(all.addresses + all.rows, out, status[0] * 8);
-        memcpy(all.values + all.rows, out + ROWS, status[0] * 8);
-        memcpy(all.cells + all.rows * 2, (uint8_t *)out + ROWS * 19, status[0] * 2);
+        memcpy(all.values + all.rows, out + status[0], status[0] * 8);
+        memcpy(all.cells + all.rows * 2, (uint8_t *)out + status[0] * 19, status[0] * 2);
         all.rows += status[0];
         free(out);
         CHECK(++all.calls < 10000);
