@@ -1,6 +1,8 @@
 import { isIP } from 'node:net'
 import { CloudAppError } from '../../errors.js'
-import { ATTRIBUTES, CLASSES, ENUMS, OCSF_VERSION, SCALARS } from './facts.js'
+import { ENUMS } from './enums.js'
+import { ATTRIBUTES, CLASSES, OCSF_VERSION } from './facts.js'
+import { SCALARS } from './scalars.js'
 
 /** The OCSF classes this library emits and can check. */
 export type OcsfClass = keyof typeof CLASSES
