@@ -11,6 +11,7 @@ import { listenEndpoint } from '../transport/endpoint.js'
 import { memoryChannelPair } from '../transport/memory.js'
 import { Turns } from '../transport/turns.js'
 import { openVm } from '../vmi/sources/open.js'
+import { recoverXen, toldOf } from '../vmi/sources/xen-recover.js'
 import { AuditLog, type AuditLogOptions } from './audit/log.js'
 import { Connection } from './connection.js'
 import type { BrokerCore } from './core.js'
@@ -29,6 +30,9 @@ const MAX_OF_USER = 256
 
 /** How much of the audit log one delegate may fill if nothing is said: about 60 KiB a second. */
 const QUOTA = { recordsPerSecond: 200, burst: 4000 }
+
+/** Letters of what was recovered, in the log. */
+const TOLD = 1000
 
 export interface BrokerOptions {
   /** The broker's own key: the audience of tokens, and what signs the audit log's heads. */
@@ -98,9 +102,23 @@ export async function openBroker(options: BrokerOptions): Promise<Broker> {
   await broker.core.recorder.must({
     action: 'broker.start',
     outcome: 'allowed',
-    details: { vms: register.list().length },
+    details: { vms: register.list().length, ...(await recovered(register)) },
   })
   return broker
+}
+
+/**
+ * What was undone of what a broker left in domains that was killed with all its helpers: nobody may ask for a VM soon that
+ * stands still since then. That it can not be undone keeps nobody from the other VMs.
+ */
+async function recovered(register: OwnerRegister): Promise<Record<string, string>> {
+  if (!register.list().some(({ source }) => source.startsWith('xen:'))) return {}
+  try {
+    const domains = await recoverXen()
+    return domains.length === 0 ? {} : { recovered: domains.map(toldOf).join('; ').slice(0, TOLD) }
+  } catch (error) {
+    return { recoveryFailed: (error instanceof Error ? error.message : String(error)).slice(0, TOLD) }
+  }
 }
 
 /** Makes the folder if it is missing. One that others can write to, they can also put links in: it is refused. */

@@ -18,6 +18,7 @@ export const COMMANDS: readonly CommandEntry[] = [
   entry('vmi read', "read a VM's memory", () => import('./commands/vmi-read.js')),
   entry('vmi integrity', 'look for what hides in a VM', () => import('./commands/vmi-integrity.js')),
   entry('vmi events', 'watch what happens in a VM', () => import('./commands/vmi-events.js')),
+  entry('vmi recover', 'undo in every VM what killed processes left', () => import('./commands/vmi-recover.js')),
   entry('vmi dump', "write a VM's memory to a file", () => import('./commands/vmi-dump.js')),
   entry('vm add', "enter a VM in the host's register", () => import('./commands/vm-add.js')),
   entry('vm list', "list the VMs of the host's register", () => import('./commands/vm-list.js')),

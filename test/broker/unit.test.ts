@@ -59,6 +59,12 @@ describe('the example of a system service', () => {
     expect(settings.get('ProtectSystem')).toEqual(['strict'])
   })
 
+  it('undoes what it left in VMs whatever it died of, which needs the ledger of it', () => {
+    const command = /cloudapp (\S+ \S+)$/.exec(settings.get('ExecStopPost')?.[0] ?? '')?.[1]
+    expect(COMMANDS.map(({ name }) => name)).toContain(command)
+    expect(settings.get('RuntimeDirectoryPreserve')).toEqual(['yes'])
+  })
+
   it('has no privilege, no network, and nothing that hides its peers', () => {
     expect(settings.get('User')).toEqual(['cloudapp-broker'])
     expect(settings.get('CapabilityBoundingSet')).toEqual([''])

@@ -15,6 +15,7 @@
 
 static int usage(void) {
     fputs("usage: cloudapp-event-agent DOMID [--recover | --synthetic]\n"
+          "       cloudapp-event-agent --recover\n"
           "Started by @cloudapp/sdk with a control socket as descriptor 3 and a ring as descriptor 4; see cloudapp_events.h.\n",
           stderr);
     return 2;
@@ -36,29 +37,34 @@ static int supervise(struct ca_agent *agent, pid_t worker, const sigset_t *set) 
     }
 }
 
-static int recover_only(struct ca_agent *agent) {
-    struct ca_session *s = &agent->session;
-    int32_t result = ca_session_open(s, agent->domid);
-    if (result == CA_E_OPEN) {
-        /* No domain, nothing to undo. */
-        ca_ledger_remove(agent->domid);
-        return 0;
+/* A line for each domain in which something was undone: its number, breakpoints, monitor (0 or 1), pauses. */
+static int recover_only(const uint32_t *domids, uint32_t count) {
+    int failed = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct ca_left undone;
+        if (ca_recover_domain(domids[i], &undone) != CA_OK) {
+            char text[512];
+            ca_last_error(text, sizeof text);
+            fprintf(stderr, "cloudapp-event-agent: %s\n", text);
+            failed = 1;
+        }
+        if (undone.breakpoints + undone.monitor + undone.pauses != 0)
+            printf("%u %u %u %u\n", domids[i], undone.breakpoints, undone.monitor, undone.pauses);
     }
-    if (result == CA_OK) result = ca_session_attach(s, false);
-    if (result == CA_OK) result = ca_recover(s);
-    if (result == CA_OK) return 0;
-    char text[512];
-    ca_last_error(text, sizeof text);
-    fprintf(stderr, "cloudapp-event-agent: %s\n", text);
-    return 1;
+    return failed;
 }
 
 int main(int count, char **words) {
     bool synthetic = count == 3 && strcmp(words[2], "--synthetic") == 0;
     bool recover = count == 3 && strcmp(words[2], "--recover") == 0;
+    if (count == 2 && strcmp(words[1], "--recover") == 0) {
+        static uint32_t domids[CA_DOMAINS];
+        setsid();
+        return recover_only(domids, ca_ledger_domains(domids, CA_DOMAINS));
+    }
     char *end = NULL;
     unsigned long domid = count >= 2 ? strtoul(words[1], &end, 10) : 0;
-    if (count < 2 || count > 3 || (count == 3 && !synthetic && !recover) || end == words[1] || *end != 0 || domid >= 0x7ff0)
+    if (count < 2 || count > 3 || (count == 3 && !synthetic && !recover) || end == words[1] || *end != 0 || domid >= CA_DOMAINS)
         return usage();
     /* Too large for a stack, and there is one. */
     static struct ca_agent agent;
@@ -66,7 +72,7 @@ int main(int count, char **words) {
     agent.synthetic_only = synthetic;
     /* Out of the client's process group: what ends that one must not end us both at once. */
     setsid();
-    if (recover) return recover_only(&agent);
+    if (recover) return recover_only(&agent.domid, 1);
     close_range(CA_RING_FD + 1, ~0u, 0);
     sigset_t set;
     sigemptyset(&set);

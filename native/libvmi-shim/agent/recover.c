@@ -203,3 +203,34 @@ int32_t ca_recover(struct ca_session *s) {
     settle_dead(s, true);
     return result;
 }
+
+static struct ca_left left_in(const struct ca_ledger *ledger) {
+    struct ca_left left = {atomic_load(&ledger->live), atomic_load(&ledger->monitor), 0};
+    for (uint32_t i = 0; i < CA_PAUSERS; i++)
+        left.pauses += atomic_load(&ledger->pauser[i].owed) + (atomic_load(&ledger->pauser[i].intent) == CA_PAUSE_TAKING);
+    return left;
+}
+
+int32_t ca_recover_domain(uint32_t domid, struct ca_left *undone) {
+    struct ca_session s;
+    *undone = (struct ca_left){0, 0, 0};
+    int32_t result = ca_session_open(&s, domid);
+    if (result == CA_E_OPEN) {
+        ca_ledger_remove(domid);
+        return CA_OK;
+    }
+    if (result != CA_OK) return result;
+    const struct ca_left before = left_in(s.file.ledger);
+    /* With nothing to undo, nobody who begins to trace just now finds the monitor taken. */
+    if (before.breakpoints + before.monitor + before.pauses != 0) {
+        result = ca_session_attach(&s, false);
+        if (result == CA_OK) result = ca_recover(&s);
+    }
+    /* What stays is of agents that live, and may have become more meanwhile. */
+    const struct ca_left after = left_in(s.file.ledger);
+    if (after.breakpoints < before.breakpoints) undone->breakpoints = before.breakpoints - after.breakpoints;
+    if (after.monitor < before.monitor) undone->monitor = 1;
+    if (after.pauses < before.pauses) undone->pauses = before.pauses - after.pauses;
+    ca_session_close(&s);
+    return result;
+}

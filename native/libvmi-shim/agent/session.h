@@ -35,6 +35,11 @@ void ca_session_unmap(struct ca_session *session, uint8_t *page);
 int32_t ca_detach(struct ca_session *session);
 /* What dead agents left: ca_detach(), unless one that lives has the monitor, and the pauses they owed. */
 int32_t ca_recover(struct ca_session *session);
+struct ca_left {
+    uint32_t breakpoints, monitor, pauses;
+};
+/* The same for a domain by its number, and what was undone there. One that has gone takes its ledger along. */
+int32_t ca_recover_domain(uint32_t domid, struct ca_left *undone);
 /* Undoes our own pauses. */
 void ca_settle_pauses(struct ca_session *session);
 

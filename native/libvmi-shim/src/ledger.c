@@ -1,7 +1,9 @@
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -96,6 +98,19 @@ void ca_ledger_remove(uint32_t domid) {
     char path[300];
     path_of(domid, path, sizeof path);
     unlink(path);
+}
+
+uint32_t ca_ledger_domains(uint32_t *domids, uint32_t most) {
+    uint32_t count = 0;
+    DIR *files = opendir(folder);
+    if (files == NULL) return 0;
+    for (const struct dirent *file; count < most && (file = readdir(files)) != NULL;) {
+        char *end;
+        unsigned long domid = strtoul(file->d_name, &end, 10);
+        if (file->d_name[0] >= '0' && file->d_name[0] <= '9' && *end == 0 && domid < CA_DOMAINS) domids[count++] = (uint32_t)domid;
+    }
+    closedir(files);
+    return count;
 }
 
 struct ca_patch *ca_ledger_prepare(struct ca_ledger *ledger, uint64_t gpa, uint64_t va, const uint8_t *patch,

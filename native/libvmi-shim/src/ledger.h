@@ -17,6 +17,7 @@
 #define CA_LEDGER_BYTES 12288u
 #define CA_PATCH_MAX 4u /* bytes of one patch */
 #define CA_PAUSERS 64u
+#define CA_DOMAINS 0x7ff0u /* numbers from here on are no domain's: xen.h, DOMID_FIRST_RESERVED */
 
 enum ca_patch_state {
     CA_PATCH_FREE = 0,
@@ -74,6 +75,8 @@ int32_t ca_ledger_open(struct ca_ledger_file *file, uint32_t domid, const uint8_
 void ca_ledger_close(struct ca_ledger_file *file);
 /* Removes the file of a domain that has gone. */
 void ca_ledger_remove(uint32_t domid);
+/* The domains that have a ledger, at most `most`; gives their number. */
+uint32_t ca_ledger_domains(uint32_t *domids, uint32_t most);
 bool ca_ledger_lock(const struct ca_ledger_file *file, uint32_t what);
 void ca_ledger_unlock(const struct ca_ledger_file *file, uint32_t what);
 /* For tests: this folder in place of CA_LEDGER_FOLDER, until NULL. */

@@ -54,7 +54,7 @@ static void leave(struct ca_session *s) {
     traced->restored_first = traced->answered_first = traced->ran_first = true;
 }
 
-static void undone(const struct ca_ledger *ledger) {
+static void is_undone(const struct ca_ledger *ledger) {
     const struct vm_event_ring *r = traced_ring();
     CHECK(memcmp(traced_ram + CODE, traced_nop5, sizeof traced_nop5) == 0);
     CHECK_EQUAL(r->rsp_prod, 1);
@@ -99,7 +99,7 @@ static void recovers(void) {
         traced->limit = 0;
         open_session(&s);
         CHECK_EQUAL(ca_recover(&s), CA_OK);
-        undone(s.file.ledger);
+        is_undone(s.file.ledger);
         ca_session_close(&s);
         if (WEXITSTATUS(status) == 0) {
             CHECK(limit > 20);
@@ -124,7 +124,7 @@ static void leaves_the_living_alone(void) {
     atomic_store(&one.file.ledger->pauser[one.pauser].intent, CA_PAUSE_TAKING);
     traced->pauses++;
     CHECK_EQUAL(ca_recover(&one), CA_OK);
-    undone(one.file.ledger);
+    is_undone(one.file.ledger);
     ca_session_close(&one);
     ca_session_close(&two);
     /* A domain that goes meanwhile leaves nothing to do, and no error. */
@@ -139,6 +139,37 @@ static void leaves_the_living_alone(void) {
     traced->gone = false;
     traced->pauses = 0;
     ca_session_close(&one);
+}
+
+/* Whoever starts after all have died at once, and knows no domain. */
+static void is_undone_by_who_finds_it(void) {
+    struct ca_session s;
+    struct ca_left undone;
+    uint32_t domids[4];
+    open_session(&s);
+    leave(&s);
+    CHECK_EQUAL(ca_ledger_domains(domids, 4), 1);
+    CHECK_EQUAL(domids[0], DOMID);
+    CHECK_EQUAL(ca_ledger_domains(domids, 0), 0);
+    /* Nothing of one that lives. */
+    CHECK(ca_ledger_lock(&s.file, CA_LOCK_MONITOR));
+    CHECK_EQUAL(ca_recover_domain(DOMID, &undone), CA_OK);
+    CHECK_EQUAL(undone.breakpoints + undone.monitor + undone.pauses, 0);
+    CHECK_EQUAL(traced->pauses, 1);
+    ca_session_close(&s);
+    CHECK_EQUAL(ca_recover_domain(DOMID, &undone), CA_OK);
+    CHECK_EQUAL(undone.breakpoints, 1);
+    CHECK_EQUAL(undone.monitor, 1);
+    CHECK_EQUAL(undone.pauses, 1);
+    CHECK_EQUAL(ca_recover_domain(DOMID, &undone), CA_OK);
+    CHECK_EQUAL(undone.breakpoints + undone.monitor + undone.pauses, 0);
+    open_session(&s);
+    is_undone(s.file.ledger);
+    ca_session_close(&s);
+    traced->gone = true;
+    CHECK_EQUAL(ca_recover_domain(DOMID, &undone), CA_OK);
+    CHECK_EQUAL(ca_ledger_domains(domids, 4), 0);
+    traced->gone = false;
 }
 
 static void hides(void) {
@@ -246,6 +277,7 @@ void test_agent(void) {
     hides();
     recovers();
     leaves_the_living_alone();
+    is_undone_by_who_finds_it();
     answers_int3();
     traced_end();
     ca_ledger_use("/proc/none");

@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process'
 import { CloudAppError } from '../../errors.js'
 import type { Shim } from '../../native/abi.js'
 import { findEventAgent } from '../../native/find.js'
@@ -8,13 +7,11 @@ import { aborted, checkSubscribe, EventQueue } from '../events/queue.js'
 import type { EventCounts, EventSource, EventStream, EventSupport, SubscribeOptions } from '../events/source.js'
 import { AgentProcess, FRAME } from './agent-process.js'
 import { AgentRing } from './agent-ring.js'
+import { runRecovery } from './xen-recover.js'
 
 /** enum ca_trap_support of cloudapp_events.h. */
 const SUPPORT_INT3 = 1 << 16
 const SUPPORT_DESCRIPTOR = 1 << 17
-
-/** ms a recovery may take. */
-const RECOVERY_LIMIT = 60_000
 
 interface Running {
   readonly process: AgentProcess
@@ -187,13 +184,10 @@ const numbers = new WeakMap<EventQueue, number>()
  * @returns `reason`, with what became of it
  */
 async function recover(args: readonly string[], reason: CloudAppError): Promise<CloudAppError> {
-  const child = spawn(findEventAgent(), [...args, '--recover'], { stdio: 'ignore', env: {}, cwd: '/', detached: true })
-  const limit = setTimeout(() => child.kill('SIGKILL'), RECOVERY_LIMIT)
-  const how = await new Promise<string>((resolve) => {
-    child.once('error', (error) => resolve(error.message))
-    child.once('close', (code, signal) => resolve(code === 0 ? '' : (signal ?? `status ${code}`)))
-  })
-  clearTimeout(limit)
-  const became = how === '' ? 'what it left in the guest was put back' : `what it left could not be put back (${how})`
+  const became = await runRecovery(args).then(
+    () => 'what it left in the guest was put back',
+    (error: unknown) =>
+      `what it left could not be put back (${error instanceof Error ? error.message : String(error)})`,
+  )
   return new CloudAppError(reason.code, `${reason.message}; ${became}`, { cause: reason })
 }

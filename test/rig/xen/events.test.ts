@@ -1,5 +1,14 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { APP, busyGuest, sharedXen, showConsoles, storm, type TracedGuest, type XenHost } from './lib/index.js'
+import {
+  APP,
+  busyGuest,
+  killTogether,
+  sharedXen,
+  showConsoles,
+  storm,
+  type TracedGuest,
+  type XenHost,
+} from './lib/index.js'
 
 let xen: XenHost
 let traced: TracedGuest
@@ -89,6 +98,20 @@ describe('events of a PVH guest', () => {
     expect(said.closedMs).toBeLessThan(8000)
     await traced.guest.run('true')
   }, 400_000)
+
+  it('leave nothing in the guest when all that trace it are killed at once, and somebody comes', async () => {
+    const original = await raw()
+    await watch(`events.mjs traced do_sys_openat2`)
+    expect(await raw()).not.toBe(original)
+    await killTogether(xen, "$(pgrep -f '[n]ode events.mjs')")
+    expect(await raw()).not.toBe(original)
+    const recover = ['node_modules/@cloudapp/sdk/dist/cli/main.js', 'vmi', 'recover', '--json']
+    const [undone] = JSON.parse((await xen.dom0.node(recover, { timeoutMs: 120_000 })).stdout)
+    expect(undone).toMatchObject({ domid: traced.guest.domid, events: true })
+    expect(undone.breakpoints).toBeGreaterThan(0)
+    expect(await raw()).toBe(original)
+    await traced.guest.run('true')
+  }, 600_000)
 
   it('leave the guest running and whole, whoever of the tracers is killed', async () => {
     const stdout = await storm(xen, traced, 20, 7, 580_000)

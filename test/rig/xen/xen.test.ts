@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { kernel, rootkit, rootkitParameters } from '../lib/index.js'
-import { APP, sharedXen, showConsoles, verbose, type XenGuest, type XenHost } from './lib/index.js'
+import { APP, killTogether, sharedXen, showConsoles, verbose, type XenGuest, type XenHost } from './lib/index.js'
 
 interface Task {
   pid: number
@@ -24,6 +24,8 @@ interface Seen {
   }
   vcpus: { index: number; lstar: string; cr3: string; idtBase: string }[]
 }
+
+const CLOUDAPP = 'node_modules/@cloudapp/sdk/dist/cli/main.js'
 
 let xen: XenHost
 let client: XenGuest
@@ -75,7 +77,7 @@ async function background(log: string, args: readonly string[]): Promise<void> {
 }
 
 it('has no XSM, as doctor says, and what set_target would give', async () => {
-  const { stdout } = await xen.dom0.node(['node_modules/@cloudapp/sdk/dist/cli/main.js', 'doctor', '--json'])
+  const { stdout } = await xen.dom0.node([CLOUDAPP, 'doctor', '--json'])
   const xsm = JSON.parse(stdout).checks.find(({ name }: { name: string }) => name === 'xsm')
   expect(xsm).toMatchObject({ status: 'missing', found: expect.stringMatching(/without XSM.*set_target/) })
 })
@@ -145,6 +147,21 @@ describe('xen:', () => {
     expect(await state('client')).toContain('p')
     await xen.dom0.run(`xl unpause client; ${runs}`, { timeoutMs: 90_000 })
     await client.run('true')
+  })
+
+  it('lets the client go on when all that held it were killed at once, by who comes next', async () => {
+    const recover = async () =>
+      JSON.parse((await xen.dom0.node([CLOUDAPP, 'vmi', 'recover', '--json'], { timeoutMs: 120_000 })).stdout)
+    await background('/tmp/third', ['client', 'pause'])
+    // Of the living nothing is undone.
+    expect(await recover()).toEqual([])
+    expect(await state('client')).toContain('p')
+    await killTogether(xen, '$(cat /tmp/third.pid)')
+    expect(await state('client')).toContain('p')
+    expect(await recover()).toEqual([{ domid: client.domid, breakpoints: 0, events: false, pauses: 1 }])
+    expect(await state('client')).not.toContain('p')
+    await client.run('true')
+    expect(await recover()).toEqual([])
   })
 
   it('finds the rootkit', async () => {

@@ -45,3 +45,15 @@ export async function storm(
   const words = [AGENT, guest.domid, kills, seed, symbols._stext, bytes, 'cr3', `bp:${symbols.do_sys_openat2}`]
   return (await xen.dom0.run(`${APP}/events storm ${words.join(' ')}`, { timeoutMs, check: false })).stdout
 }
+
+/**
+ * Kills a program in dom0 and all event agents there together, so that none of them is left to put anything back.
+ *
+ * @param pids words of the shell
+ */
+export async function killTogether(xen: XenHost, pids: string): Promise<void> {
+  const all = `all="${pids} $(pgrep -f '[c]loudapp-event-agent' | tr '\\n' ' ')"`
+  const gone = 'for pid in $all; do while [ -e /proc/$pid/exe ]; do sleep 0.1; done; done'
+  // One after the other would be time enough for an agent.
+  await xen.dom0.run(`${all}; kill -STOP $all && kill -KILL $all; ${gone}`)
+}
