@@ -91,7 +91,7 @@ describe('the supervisor of direct access as a system service', () => {
     expect(COMMANDS.map(({ name }) => name)).toContain(/cloudapp (\S+ \S+) /.exec(start)?.[1])
     const state = `/var/lib/${settings.get('StateDirectory')?.[0]}`
     expect(start).toContain(` --state ${state} `)
-    // The broker's own folder goes away when the broker stops.
+    // The broker's own folder belongs to another user.
     const socket = `/run/${settings.get('RuntimeDirectory')?.[0]}/direct.sock`
     expect(socket.startsWith('/run/cloudapp/')).toBe(false)
     expect(start).toContain(` --supervisor ${socket} `)
