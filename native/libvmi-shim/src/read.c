@@ -66,8 +66,7 @@ static bool read_one(struct ca_mem *mem, const struct request *r, uint64_t addre
 static uint32_t copy_ready(const struct ca_mem *mem, const uint8_t *const *hosts, uint32_t count, uint8_t *into, uint64_t length) {
     uint32_t done = 0;
     for (; done < count && hosts[done] != NULL && !ca_patched(mem); done++, into += length)
-        if (length == 8 ? ca_guard_load64((uint64_t *)(void *)into, hosts[done]) != 0 : ca_guard_copy(into, hosts[done], length) != 0)
-            break;
+        if (!ca_guard_fetch(into, hosts[done], length)) break;
     return done;
 }
 

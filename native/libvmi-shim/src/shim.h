@@ -118,6 +118,10 @@ extern uint8_t ca_guard_vectors __attribute__((visibility("hidden")));
 int ca_guard_load64(uint64_t *to, const void *from);
 /* Returns the bytes NOT copied. */
 size_t ca_guard_copy(void *to, const void *from, size_t bytes);
+/* All of it, by the shorter of the two; false if the source faulted. */
+static inline bool ca_guard_fetch(void *to, const void *from, size_t bytes) {
+    return bytes == 8 ? ca_guard_load64(to, from) == 0 : ca_guard_copy(to, from, bytes) == 0;
+}
 
 /* phys.c */
 uint32_t ca_phys_load64(struct ca_mem *mem, uint64_t gpa, uint64_t *value);

@@ -64,9 +64,7 @@ static const uint8_t *find(struct ca_mem *mem, uint64_t space, struct near *near
 /* From `host` if that is known and still holds. */
 static bool load(struct ca_mem *mem, uint64_t space, const uint8_t *host, uint64_t va, void *to, uint64_t bytes) {
     struct ca_fault fault;
-    if (CA_LIKELY(host != NULL && !ca_patched(mem)) &&
-        (bytes == 8 ? ca_guard_load64(to, host) == 0 : ca_guard_copy(to, host, bytes) == 0))
-        return true;
+    if (CA_LIKELY(host != NULL && !ca_patched(mem)) && ca_guard_fetch(to, host, bytes)) return true;
     return bytes == 8 ? ca_load64(mem, space, va, to, &fault) : ca_load(mem, space, va, to, bytes, &fault);
 }
 
