@@ -18,7 +18,7 @@ function finish() {
       for (const test of tests) say(`    ${test.name}`)
     }
   }
-  for (const name of totals.failed) say(`failed: ${name}`)
+  for (const { name, why } of totals.failed) say(`failed: ${name}: ${why.replaceAll('\n', '\n    ')}`)
   process.exitCode = totals.failed.length > 0 ? 1 : 0
   say(`${totals.passed} passed, ${totals.failed.length} failed, ${totals.skipped.length} skipped`)
 }
@@ -32,7 +32,7 @@ function byReason(tests) {
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   process.once(signal, () => {
     endAll()
-    totals.failed.push(`interrupted by ${signal}`)
+    totals.failed.push({ name: 'the test run', why: `interrupted by ${signal}` })
     finish()
     process.exit(1)
   })
@@ -55,12 +55,12 @@ async function runStep(step) {
   say(`\n${label}: ${step.what}`)
   const counts = await step.run().catch((error) => ({
     passed: 0,
-    failed: [`${step.name}: the step itself broke: ${error.stack ?? error}`],
+    failed: [{ name: step.name, why: `the step itself broke: ${error.stack ?? error}` }],
     skipped: [],
   }))
   if (step.vms && requireRig && counts.skipped.length > 0) {
     counts.failed.push(
-      ...counts.skipped.map((test) => `${test.name}: skipped (${test.why}), but CLOUDAPP_REQUIRE_RIG=1`),
+      ...counts.skipped.map(({ name, why }) => ({ name, why: `skipped (${why}), but CLOUDAPP_REQUIRE_RIG=1` })),
     )
     counts.skipped = []
   }
@@ -82,7 +82,7 @@ const chosen = wanted.length > 0 ? steps.filter((step) => wanted.includes(step.n
 say(`[0/${chosen.length}] set-up`)
 const setup = await run([process.execPath, `${root}scripts/setup.mjs`], { cwd: root, minutes: 30 })
 if (!setup.ok) {
-  totals.failed.push(`set-up: ${setup.how}; nothing was tested`)
+  totals.failed.push({ name: 'set-up', why: `${setup.how}; nothing was tested` })
   finish()
   // The set-up says 2 when the machine lacks something only a person can give.
   process.exitCode = setup.how === 'exit code 2' ? 2 : 1

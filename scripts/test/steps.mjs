@@ -1,5 +1,5 @@
 // The steps of `npm test`, in the order they run: cheap ones first. Neighbours of the same `beside` run side by side: each keeps
-// one processor busy at most. Each gives { passed, failed: [name], skipped: [{name, why}] }.
+// one processor busy at most. Each gives { passed, failed and skipped: [{ name, why }] }.
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { run } from './run.mjs'
@@ -14,7 +14,7 @@ const node = (...args) => [process.execPath, ...args]
 /** A program that passes or fails as one test. */
 const one = (name, command, options) => async () => {
   const result = await run(command, { cwd: root, ...options })
-  return result.ok ? { ...none, passed: 1 } : { ...none, failed: [`${name}: ${result.how}`] }
+  return result.ok ? { ...none, passed: 1 } : { ...none, failed: [{ name, why: result.how }] }
 }
 
 /** One run of a vitest project. What a crash leaves uncounted is one failure, never nothing. */
@@ -30,11 +30,13 @@ async function vitestOnce(project, { filters = [], env = {}, minutes = 10, label
     ...filters,
   ]
   const result = await run(command, { cwd: root, env: { ...env, COUNTS_FILE: file }, minutes })
-  const gone = (why) => ({ passed: [], failed: [`${label}: ${why} (${result.how})`], skipped: [] })
+  const gone = (why) => ({ passed: [], failed: [{ name: label, why: `${why} (${result.how})` }], skipped: [] })
   if (!existsSync(file)) return gone('the test runner did not report')
   const { reason, ...counts } = JSON.parse(readFileSync(file, 'utf8'))
-  if (!result.ok && counts.failed.length === 0) counts.failed.push(`${label}: the test runner failed (${result.how})`)
-  if (reason === 'interrupted') counts.failed.push(`${label}: interrupted`)
+  if (!result.ok && counts.failed.length === 0) {
+    counts.failed.push({ name: label, why: `the test runner failed (${result.how})` })
+  }
+  if (reason === 'interrupted') counts.failed.push({ name: label, why: 'interrupted' })
   if (counts.passed.length + counts.failed.length + counts.skipped.length === 0) return gone('no test was found')
   return counts
 }
@@ -65,7 +67,7 @@ async function xenSuite() {
   let counts = await vitestOnce('xen', { minutes: 45, env })
   for (let again = 1; again <= AGAIN; again++) {
     const told = existsSync(lost) ? readFileSync(lost, 'utf8').split('\n') : []
-    const files = [...new Set(told)].filter((file) => file !== '' && counts.failed.some((name) => isOf(name, file)))
+    const files = [...new Set(told)].filter((file) => file !== '' && counts.failed.some(({ name }) => isOf(name, file)))
     if (files.length === 0) break
     process.stdout.write(`once more, because emulation lost a guest or the host: ${files.join(', ')}\n`)
     rmSync(lost, { force: true })
@@ -88,8 +90,10 @@ async function nativeTests() {
   const result = await run(['make', '-s', '-C', native, 'test'], { minutes: 15 })
   const passed = [...result.output.matchAll(/^ok \w+$/gm)].length
   const why = /^.*: failed: .*$|^.*(?:Sanitizer|runtime error): .*$/m.exec(result.output)?.[0] ?? result.how
-  if (!result.ok) return { ...none, passed, failed: [`native: make test: ${why}`] }
-  return passed > 0 ? { ...none, passed } : { ...none, failed: ['native: make test gave no count'] }
+  if (!result.ok) return { ...none, passed, failed: [{ name: 'native: make test', why }] }
+  return passed > 0
+    ? { ...none, passed }
+    : { ...none, failed: [{ name: 'native: make test', why: 'it gave no count' }] }
 }
 
 /**
@@ -104,7 +108,7 @@ async function fuzz() {
   const result = await run(command, { minutes: 40, quiet: true })
   if (result.ok) return { ...none, passed: 1 }
   process.stdout.write(result.output)
-  return { ...none, failed: [`fuzz: make fuzz-run: ${result.how}`] }
+  return { ...none, failed: [{ name: 'fuzz: make fuzz-run', why: result.how }] }
 }
 
 /** A million bent tokens; the program says the number it really ran. */
@@ -112,7 +116,7 @@ async function tokenFuzz() {
   const inputs = process.env.CLOUDAPP_FUZZ_INPUTS ?? '1000000'
   const command = [...node('--import', join(root, 'scripts', 'ts.mjs')), join(root, 'test/capabilities/fuzz-main.ts')]
   const result = await run(spare(...command, inputs), { cwd: root, minutes: 40 })
-  return result.ok ? { ...none, passed: 1 } : { ...none, failed: [`token-fuzz: ${result.how}`] }
+  return result.ok ? { ...none, passed: 1 } : { ...none, failed: [{ name: 'token-fuzz', why: result.how }] }
 }
 
 /** What keeps VMs from booting here, as the set-up found out; undefined if nothing does. */
