@@ -11,7 +11,8 @@ import { listenEndpoint } from '../transport/endpoint.js'
 import { memoryChannelPair } from '../transport/memory.js'
 import { Turns } from '../transport/turns.js'
 import { openVm } from '../vmi/sources/open.js'
-import { recoverXen, toldOf } from '../vmi/sources/xen-recover.js'
+import { recoverVms } from '../vmi/sources/recover.js'
+import { toldOf } from '../vmi/sources/recovered.js'
 import { AuditLog, type AuditLogOptions } from './audit/log.js'
 import { Connection } from './connection.js'
 import type { BrokerCore } from './core.js'
@@ -108,14 +109,14 @@ export async function openBroker(options: BrokerOptions): Promise<Broker> {
 }
 
 /**
- * What was undone of what a broker left in domains that was killed with all its helpers: nobody may ask for a VM soon that
+ * What was undone of what a broker left in VMs that was killed with all its helpers: nobody may ask for a VM soon that
  * stands still since then. That it can not be undone keeps nobody from the other VMs.
  */
 async function recovered(register: OwnerRegister): Promise<Record<string, string>> {
-  if (!register.list().some(({ source }) => source.startsWith('xen:'))) return {}
+  if (!register.list().some(({ source }) => /^(qemu|xen):/.test(source))) return {}
   try {
-    const domains = await recoverXen()
-    return domains.length === 0 ? {} : { recovered: domains.map(toldOf).join('; ').slice(0, TOLD) }
+    const vms = await recoverVms()
+    return vms.length === 0 ? {} : { recovered: vms.map(toldOf).join('; ').slice(0, TOLD) }
   } catch (error) {
     return { recoveryFailed: (error instanceof Error ? error.message : String(error)).slice(0, TOLD) }
   }

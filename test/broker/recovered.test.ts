@@ -28,10 +28,13 @@ async function started(source: string, agent: string): Promise<unknown> {
 }
 
 describe('a broker that starts where one was killed with all its helpers', () => {
-  it('undoes what it left in Xen domains, and writes it down', async () => {
+  it('undoes what it left in VMs, and writes it down', async () => {
     expect(await started('xen:web-1', 'echo 7 1 1 2')).toEqual({
       vms: 1,
-      recovered: 'domain 7: undid 1 breakpoint, trapped events, 2 pauses that killed processes left',
+      recovered: 'xen:7: undid 1 breakpoint, trapped events, 2 pauses that killed processes left',
+    })
+    expect(await started('qemu:/run/web-1.qmp', 'echo 7 1 0 0')).toMatchObject({
+      recovered: expect.stringMatching(/^xen:7/),
     })
     expect(await started('xen:web-1', '')).toEqual({ vms: 1 })
   })
@@ -43,7 +46,7 @@ describe('a broker that starts where one was killed with all its helpers', () =>
     })
   })
 
-  it('asks nobody on a host without Xen domains', async () => {
+  it('asks nobody on a host without running VMs', async () => {
     expect(await started('raw:/nowhere', 'echo 7 1 1 2')).toEqual({ vms: 1 })
   })
 })

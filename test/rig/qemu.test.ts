@@ -1,9 +1,11 @@
-import { spawn } from 'node:child_process'
-import { existsSync, readdirSync } from 'node:fs'
+import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { PHYSICAL, virtualSpace } from '../../src/vmi/memory.js'
 import { openQemu } from '../../src/vmi/sources/qemu.js'
-import { bootVm, projectRoot, type Vm } from './lib/index.js'
+import { recoverVms } from '../../src/vmi/sources/recover.js'
+import { holding } from './lib/holding.js'
+import { bootVm, type Vm } from './lib/index.js'
 
 const registers = (cpu: string, levels: 4 | 5, memory: string) => () => {
   let vm: Vm
@@ -149,25 +151,72 @@ describe('qemu: pause', () => {
         resolve()
       })
     })
-    const program = `
-      const { openQemu } = await import('./src/vmi/sources/qemu.ts')
-      const vm = await openQemu(process.argv[1])
-      await vm.pause()
-      console.log('paused')
-      setInterval(() => {}, 1000)`
-    const holder = spawn(
-      process.execPath,
-      ['--import', './scripts/ts.mjs', '--input-type=module', '-e', program, vm.qmp],
-      { cwd: projectRoot, stdio: ['ignore', 'pipe', 'inherit'] },
-    )
-    await new Promise((resolve, reject) => {
-      holder.stdout.once('data', resolve)
-      holder.once('exit', () => reject(new Error('the holder ended early')))
-    })
+    const { holder, entry } = await holding(vm.qmp)
     expect(await running()).toBe(false)
+    expect(existsSync(entry)).toBe(true)
     holder.kill('SIGKILL')
     await resumed
     expect(await running()).toBe(true)
+    while (existsSync(entry)) await new Promise((resolve) => setTimeout(resolve, 10))
+  })
+
+  describe('paused by a process that is killed together with its guard', () => {
+    it('is let run on by whoever opens it', async () => {
+      const { entry, killAll } = await holding(vm.qmp)
+      await killAll()
+      expect(await running()).toBe(false)
+      await using _opened = await openQemu(vm.qmp)
+      expect(await running()).toBe(true)
+      expect(existsSync(entry)).toBe(false)
+    })
+
+    it('is let run on by a recovery of all, which leaves alone what a living process holds', async () => {
+      const { entry, killAll } = await holding(vm.qmp)
+      expect(await recoverVms()).toEqual([])
+      expect(await running()).toBe(false)
+      await killAll()
+      expect(await running()).toBe(false)
+      expect(await recoverVms()).toEqual([{ source: vm.uri, breakpoints: 0, events: false, pauses: 1 }])
+      expect(await running()).toBe(true)
+      expect(existsSync(entry)).toBe(false)
+    })
+  })
+
+  it('stays as somebody else paused it, whatever the ledger still says', async () => {
+    const { entry, killAll } = await holding(vm.qmp)
+    const text = readFileSync(entry, 'utf8')
+    await killAll()
+    await recoverVms()
+    await vm.monitor.execute('stop')
+    // Of a QEMU that has gone; of nothing; too long; of processes that can not be seen from here.
+    const others = { gone: text.replace(vm.qmp, `${vm.qmp}-gone`), broken: '{', long: text.padEnd(10_000) }
+    for (const [name, words] of Object.entries(others)) writeFileSync(`${entry}-${name}`, words)
+    const elsewhere = text.replace(/pid:\[\d+\]/, 'pid:[1]')
+    writeFileSync(`${entry}-elsewhere`, elsewhere)
+    expect(elsewhere).not.toBe(text)
+    expect(await recoverVms()).toEqual([])
+    expect(await running()).toBe(false)
+    for (const name of Object.keys(others)) expect(existsSync(`${entry}-${name}`)).toBe(false)
+    rmSync(`${entry}-elsewhere`)
+    await vm.monitor.execute('cont')
+  })
+
+  it('is neither opened nor paused where others can write to the ledger', async () => {
+    const { killAll, entry } = await holding(vm.qmp)
+    await killAll()
+    await recoverVms()
+    await using opened = await openQemu(vm.qmp)
+    const folder = path.dirname(entry)
+    chmodSync(folder, 0o770)
+    try {
+      const refused = { code: 'ERR_CLOUDAPP_SOURCE', message: expect.stringContaining(folder) }
+      await expect(opened.pause?.()).rejects.toMatchObject(refused)
+      expect(await running()).toBe(true)
+      await opened.close()
+      await expect(openQemu(vm.qmp)).rejects.toMatchObject(refused)
+    } finally {
+      chmodSync(folder, 0o700)
+    }
   })
 
   it('ends the handle when QEMU goes', async () => {

@@ -1,12 +1,13 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { Socket } from 'node:net'
 import { CloudAppError } from '../../errors.js'
+import { entryOf, entryText, eraseEntry, writeEntry } from './qemu-ledger.js'
 
 // A program of its own, given as text so that it needs no file of its own in the package. It waits for the end of its
 // standard input, which comes whatever way this process dies. QEMU serves one client of a socket at a time: the guard's
 // connection is taken up when ours has gone.
 const PROGRAM = `
-const path = process.argv[1]
+const [, path, entry] = process.argv
 let armed = false
 for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(name, () => {})
 process.stdout.on('error', () => {})
@@ -18,6 +19,10 @@ process.stdin.on('close', () => {
   if (!armed) process.exit(0)
   setTimeout(() => process.exit(1), 60000)
   const socket = require('net').connect(path)
+  const done = () => {
+    try { if (entry) require('fs').unlinkSync(entry) } catch {}
+    socket.end()
+  }
   const send = (execute) => socket.write(JSON.stringify({ execute, id: execute }) + '\\n')
   let text = ''
   socket.on('error', () => process.exit(1))
@@ -29,8 +34,8 @@ process.stdin.on('close', () => {
       try { message = JSON.parse(text.slice(0, end)) } catch { process.exit(1) }
       if (message.QMP) send('qmp_capabilities')
       else if (message.id === 'qmp_capabilities') send('query-status')
-      else if (message.id === 'query-status') message.return && message.return.status === 'paused' ? send('cont') : socket.end()
-      else if (message.id === 'cont') socket.end()
+      else if (message.id === 'query-status') message.return && message.return.status === 'paused' ? send('cont') : done()
+      else if (message.id === 'cont') done()
     }
   })
 })
@@ -42,10 +47,13 @@ const START_LIMIT = 20_000
 
 /**
  * A small process that lets the VM run on when this one dies while it holds the VM paused: QMP itself has no such tie
- * between a client and what it stopped. While armed, the end of its pipe makes it send `cont`.
+ * between a client and what it stopped. While armed, the end of its pipe makes it send `cont`; should both be killed at once,
+ * the ledger tells whoever comes next (qemu-ledger.ts).
  */
 export class ResumeGuard {
   readonly #child: ChildProcess
+  /** Of the pause in the ledger, which the guard erases after it let the VM run on. */
+  #entry: { readonly path: string; readonly text: string } | undefined
   #acknowledged = 0
   #expected = 1
   #waiting: (() => void) | undefined
@@ -70,8 +78,9 @@ export class ResumeGuard {
 
   /** @throws CloudAppError ERR_CLOUDAPP_SOURCE if it does not start. */
   static async start(path: string): Promise<ResumeGuard> {
+    const entry = entryOf(path)
     // detached: a Ctrl-C at the terminal goes to the whole foreground group, and the guard must outlive us.
-    const child = spawn(process.execPath, ['-e', PROGRAM, path], {
+    const child = spawn(process.execPath, ['-e', PROGRAM, path, ...(entry === undefined ? [] : [entry])], {
       detached: true,
       stdio: ['pipe', 'pipe', 'ignore'],
       env: {},
@@ -83,6 +92,8 @@ export class ResumeGuard {
     const guard = new ResumeGuard(child)
     try {
       await guard.#settled()
+      if (entry !== undefined)
+        guard.#entry = { path: entry, text: await entryText(path, [process.pid, child.pid ?? 0]) }
     } catch (error) {
       guard.close()
       throw error
@@ -90,12 +101,14 @@ export class ResumeGuard {
     return guard
   }
 
-  /** From here on our death lets the VM run on. Resolves when the guard knows. */
+  /** From here on our death lets the VM run on. Resolves when the guard knows, and the ledger. */
   async arm(): Promise<void> {
     await this.#tell('1')
+    if (this.#entry !== undefined) await writeEntry(this.#entry.path, this.#entry.text)
   }
 
   async disarm(): Promise<void> {
+    if (this.#entry !== undefined) await eraseEntry(this.#entry.path)
     await this.#tell('0')
   }
 

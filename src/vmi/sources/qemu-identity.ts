@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { readFile, stat } from 'node:fs/promises'
 import type { VmIdentity } from '../guest.js'
+import { startOf } from './process.js'
 import type { QmpClient } from './qmp.js'
 
 const fields = (value: unknown): Readonly<Record<string, unknown>> =>
@@ -42,11 +43,10 @@ async function processStart(qmp: QmpClient): Promise<string | undefined> {
     const status = await readFile(`/proc/${thread}/status`, 'utf8')
     const pid = /^Tgid:\s*(\d+)$/m.exec(status)?.[1]
     if (pid === undefined) return undefined
-    const line = await readFile(`/proc/${pid}/stat`, 'latin1')
     // The thread's number means another process where QEMU lives in a pid namespace of its own.
-    if (!line.slice(line.indexOf('(')).startsWith('(qemu')) return undefined
-    // proc(5): field 22, starttime, counted behind the command's name, which may hold blanks.
-    return `${pid} ${line.slice(line.lastIndexOf(')') + 2).split(' ')[19]}`
+    if (!(await readFile(`/proc/${pid}/comm`, 'latin1')).startsWith('qemu')) return undefined
+    const started = await startOf(Number(pid))
+    return started === undefined ? undefined : `${pid} ${started}`
   } catch {
     // Not visible: hidepid, another namespace. The caller has another way.
     return undefined

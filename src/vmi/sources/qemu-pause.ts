@@ -2,6 +2,7 @@ import { CloudAppError } from '../../errors.js'
 import type { PauseScope } from '../guest.js'
 import type { PauseState } from '../local.js'
 import { ResumeGuard } from './qemu-guard.js'
+import { vmStatus } from './qemu-status.js'
 import type { QmpClient } from './qmp.js'
 
 /**
@@ -32,7 +33,7 @@ export class QemuPause implements PauseState {
       heard.push(event)
     }
     const unhear = qmp.onEvent(({ event }) => hear(event))
-    const pause = new QemuPause(qmp, await isRunning(qmp), unhear)
+    const pause = new QemuPause(qmp, (await vmStatus(qmp)).running, unhear)
     hear = (event) => pause.#hear(event)
     for (const event of heard) pause.#hear(event)
     return pause
@@ -68,11 +69,12 @@ export class QemuPause implements PauseState {
    */
   whileNobodyStops<T>(work: () => Promise<T>): Promise<T> {
     return this.#inTurn(async () => {
-      const running = await isRunning(this.#qmp)
+      const { running } = await vmStatus(this.#qmp)
       try {
         return await work()
       } finally {
-        if (running && !this.#qmp.closed.aborted && !(await isRunning(this.#qmp))) await this.#qmp.execute('cont')
+        if (running && !this.#qmp.closed.aborted && !(await vmStatus(this.#qmp)).running)
+          await this.#qmp.execute('cont')
       }
     })
   }
@@ -108,7 +110,7 @@ export class QemuPause implements PauseState {
   }
 
   async #stop(): Promise<void> {
-    if (!(await isRunning(this.#qmp))) return
+    if (!(await vmStatus(this.#qmp)).running) return
     this.#guard ??= await ResumeGuard.start(this.#qmp.path)
     await this.#guard.arm()
     this.#stopped = true
@@ -144,12 +146,4 @@ export class QemuPause implements PauseState {
     this.#queue = turn.catch(() => {})
     return turn
   }
-}
-
-async function isRunning(qmp: QmpClient): Promise<boolean> {
-  const status = await qmp.execute('query-status')
-  if (typeof status !== 'object' || status === null || !('running' in status) || typeof status.running !== 'boolean') {
-    throw qmp.protocol("'query-status' does not say whether the VM runs")
-  }
-  return status.running
 }

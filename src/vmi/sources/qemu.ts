@@ -1,4 +1,4 @@
-import { isAbsolute } from 'node:path'
+import { isAbsolute, resolve } from 'node:path'
 import { CloudAppError } from '../../errors.js'
 import { checkOptions } from '../../options.js'
 import { LocalMemory } from '../local.js'
@@ -6,6 +6,7 @@ import { LocalVm } from './local-vm.js'
 import { qemuIdentity } from './qemu-identity.js'
 import { ramRegions } from './qemu-map.js'
 import { QemuPause } from './qemu-pause.js'
+import { recoverOpened } from './qemu-recover.js'
 import { QemuVcpus } from './qemu-vcpus.js'
 import { QmpClient } from './qmp.js'
 
@@ -36,7 +37,8 @@ const OPTIONS = ['signal', 'timeoutMs', 'bootNonce', 'writable', 'deviceState'] 
  * of the QMP socket. It stays the same over a reset of the guest, and does not survive a migration.
  *
  * `pause()` scopes nest; a VM that somebody else had paused stays so after them. While one is open, a small guard process
- * stands by that lets the VM run on if this process dies. A reset of the guest ends the handle, as does the end of QEMU.
+ * stands by that lets the VM run on if this process dies; a VM whose holder and guard were killed at once is let run on when
+ * it is opened again. A reset of the guest ends the handle, as does the end of QEMU.
  *
  * @param path the QMP socket.
  * @returns The VM; the caller closes it.
@@ -50,7 +52,8 @@ export async function openQemu(path: string, options: QemuOptions = {}): Promise
   if (options.bootNonce !== undefined && !/^[0-9a-f]{32}$/.test(options.bootNonce)) {
     throw new CloudAppError('ERR_CLOUDAPP_INVALID_ARGUMENT', 'bootNonce must be 32 hexadecimal digits in lower case')
   }
-  const qmp = await QmpClient.connect(path, {
+  // The ledger and the guard, which runs elsewhere, go by the path.
+  const qmp = await QmpClient.connect(resolve(path), {
     ...(timeoutMs === undefined ? {} : { timeoutMs }),
     ...(signal === undefined ? {} : { signal }),
   })
@@ -71,6 +74,7 @@ async function attach(qmp: QmpClient, options: QemuOptions): Promise<LocalVm> {
   const identity = await qemuIdentity(qmp, options.bootNonce)
   const backend = await ramBackend(qmp)
   const regions = ramRegions(await qmp.human('info mtree -f'), backend.names, backend.size)
+  await recoverOpened(qmp)
   const pause = await QemuPause.open(qmp)
   const memory = LocalMemory.open({
     path: backend.path,

@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
 import { findEventAgent } from '../../../src/native/find.js'
-import { recoverXen, toldOf } from '../../../src/vmi/sources/xen-recover.js'
+import { toldOf } from '../../../src/vmi/sources/recovered.js'
+import { recoverXen } from '../../../src/vmi/sources/xen-recover.js'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'cloudapp-recover-'))
 afterAll(() => rmSync(folder, { recursive: true }))
@@ -25,12 +26,12 @@ describe('recovering from killed agents', () => {
     agent(`[ "$*" = --recover ] || exit 2; printf '3 2 1 0\\n12 0 0 1\\n'`)
     const domains = await recoverXen()
     expect(domains).toEqual([
-      { domid: 3, breakpoints: 2, events: true, pauses: 0 },
-      { domid: 12, breakpoints: 0, events: false, pauses: 1 },
+      { source: 'xen:3', breakpoints: 2, events: true, pauses: 0 },
+      { source: 'xen:12', breakpoints: 0, events: false, pauses: 1 },
     ])
     expect(domains.map(toldOf)).toEqual([
-      'domain 3: undid 2 breakpoints, trapped events that killed processes left',
-      'domain 12: undid 1 pause that killed processes left',
+      'xen:3: undid 2 breakpoints, trapped events that killed processes left',
+      'xen:12: undid 1 pause that killed processes left',
     ])
   })
 
