@@ -84,7 +84,9 @@ export async function orphans(of?: string): Promise<Orphan[]> {
     const entry = join(folder, name)
     const pause = await read(entry)
     if (pause !== undefined && (await held(pause))) continue
-    if (pause !== undefined && (await fileOf(pause.socket)) === pause.file) found.push({ entry, socket: pause.socket })
+    // Without its socket nobody can reach that QEMU any more.
+    const reachable = pause !== undefined && pause.file !== '' && (await fileOf(pause.socket)) === pause.file
+    if (reachable) found.push({ entry, socket: pause.socket })
     else await eraseEntry(entry)
   }
   return found
@@ -136,7 +138,8 @@ async function held({ namespace: of, holders }: Pause): Promise<boolean> {
 
 const namespace = (): Promise<string> => readlink('/proc/self/ns/pid')
 
+/** '' if there is none. */
 async function fileOf(socket: string): Promise<string> {
   const info = await stat(socket, { bigint: true }).catch(() => undefined)
-  return info === undefined ? 'gone' : `${info.dev}:${info.ino}:${info.birthtimeNs}`
+  return info === undefined ? '' : `${info.dev}:${info.ino}:${info.birthtimeNs}`
 }

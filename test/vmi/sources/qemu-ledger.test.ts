@@ -102,6 +102,10 @@ describe('the ledger of pauses', () => {
     writeFileSync(socket, '')
     expect(await orphans()).toEqual([])
     expect(existsSync(entry())).toBe(false)
+    rmSync(socket)
+    await note([dead()])
+    expect(await orphans()).toEqual([])
+    expect(existsSync(entry())).toBe(false)
   })
 
   it('is not used where others can write to it', async () => {
