@@ -107,7 +107,7 @@ describe('events of a PVH guest', () => {
     expect(await raw()).not.toBe(original)
     const recover = ['node_modules/@cloudapp/sdk/dist/cli/main.js', 'vmi', 'recover', '--json']
     const [undone] = JSON.parse((await xen.dom0.node(recover, { timeoutMs: 120_000 })).stdout)
-    expect(undone).toMatchObject({ domid: traced.guest.domid, events: true })
+    expect(undone).toMatchObject({ source: `xen:${traced.guest.domid}`, events: true })
     expect(undone.breakpoints).toBeGreaterThan(0)
     expect(await raw()).toBe(original)
     await traced.guest.run('true')

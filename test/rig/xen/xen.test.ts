@@ -158,7 +158,7 @@ describe('xen:', () => {
     expect(await state('client')).toContain('p')
     await killTogether(xen, '$(cat /tmp/third.pid)')
     expect(await state('client')).toContain('p')
-    expect(await recover()).toEqual([{ domid: client.domid, breakpoints: 0, events: false, pauses: 1 }])
+    expect(await recover()).toEqual([{ source: `xen:${client.domid}`, breakpoints: 0, events: false, pauses: 1 }])
     expect(await state('client')).not.toContain('p')
     await client.run('true')
     expect(await recover()).toEqual([])
