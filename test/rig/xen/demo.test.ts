@@ -230,7 +230,7 @@ describe('the main job, with the service domain in a VM of its own', AFTER_LOSS,
     expect(new Set(told(all).map(({ uid }) => uid))).toEqual(new Set(known.keys()))
 
     // One vchan is there for two domains: the next client comes when the first has ended.
-    await web.run(`kill ${await client.pid}`)
+    await web.run(`kill ${await client.pid()}`)
     const list = [CLI, 'findings', 'list', '--endpoint', 'vchan:ids', '--json']
     const kept: { finding_info: { uid: string; title: string }; status: string }[] = JSON.parse(
       (await web.node(list)).stdout,

@@ -86,7 +86,7 @@ describe("a vchan with Debian's libxenvchan at the other end", AFTER_LOSS, () =>
     await first.said('^open')
     const { stdout } = await server.run(`cd /app; ${large(freshPath(server.domid))}`, LIMIT)
     expect(stdout).toMatch(/^ERR_CLOUDAPP_LIMIT .*gntalloc/)
-    await server.run(`kill -KILL ${await first.pid}`)
+    await server.run(`kill -KILL ${await first.pid()}`)
   })
 
   it('ends with an error when a server writes impossible indexes', async () => {
@@ -95,7 +95,7 @@ describe("a vchan with Debian's libxenvchan at the other end", AFTER_LOSS, () =>
     await liar.said('^open')
     const { stdout } = await client.run(`cd /app; ${ours('connect', server.domid, path, 4096, 'greet')}`, LIMIT)
     expect(stdout).toMatch(/ERR_CLOUDAPP_PROTOCOL the peer wrote impossible indexes/)
-    await server.run(`kill -KILL ${await liar.pid}`)
+    await server.run(`kill -KILL ${await liar.pid()}`)
   })
 
   it('ends with an error when a peer corrupts any of the indexes', async () => {
@@ -131,12 +131,12 @@ describe('streams in one vchan', AFTER_LOSS, () => {
     await second.said('^answered 3')
     expect(await second.said('^peer')).toContain(`"kind":"vchan","domid":${server.domid}`)
     expect(await port()).toBe(before)
-    await client.run(`kill -KILL ${await first.pid}`)
+    await client.run(`kill -KILL ${await first.pid()}`)
     expect(await second.end()).toMatch(/^answered 3\npeer .*\nended\nagain\n$/)
     const said = await end.soFar()
     expect(said.split('\n').filter((line) => line.startsWith('stream'))).toHaveLength(6)
     expect(said).toContain(`"kind":"vchan","domid":${client.domid}`)
-    await server.run(`kill -KILL ${await end.pid}`)
+    await server.run(`kill -KILL ${await end.pid()}`)
   }, 700_000)
 })
 
@@ -153,7 +153,7 @@ describe('a vchan whose peer goes away', AFTER_LOSS, () => {
     await end.said('^held')
     const second = await client.run(`cd /app; TIMEOUT=2000 ${ours('connect', server.domid, path, 4096, 'hold')}`, LIMIT)
     expect(second.stdout).toMatch(/^ERR_CLOUDAPP_NOT_FOUND .* one client of a domain at a time/)
-    const killed = await client.run(`kill -KILL ${await peer.pid}; /usr/bin/date +%s%3N`)
+    const killed = await client.run(`kill -KILL ${await peer.pid()}; /usr/bin/date +%s%3N`)
     const said = await end.end()
     expect(said).toContain('the peer ended')
     expect(late(said, Number(killed.stdout))).toBeLessThan(1000)

@@ -12,7 +12,7 @@ export interface Running {
   end(): Promise<string>
   /** All it has said so far. */
   soFar(): Promise<string>
-  readonly pid: Promise<string>
+  pid(): Promise<string>
 }
 
 let serial = 0
@@ -36,6 +36,6 @@ export async function running(guest: XenGuest, line: string): Promise<Running> {
     },
     end: async () => (await wait(gone)).stdout,
     soFar: async () => (await guest.run(`cat ${log}`)).stdout,
-    pid: guest.run(`cat ${log}.pid`).then(({ stdout }) => stdout.trim()),
+    pid: async () => (await guest.run(`cat ${log}.pid`)).stdout.trim(),
   }
 }
