@@ -16,6 +16,7 @@ const long = [
   'test/transport/{tls,xen/vchan}.test.ts',
   'test/vmi/soak.test.ts',
   'test/vmi/linux/{attach,cache,parser-process}.test.ts',
+  'test/vmi/sources/libvmi-bench.test.ts',
   'test/vmi/linux/integrity/{confirm,exhaust,hostile}.test.ts',
 ]
 
