@@ -19,10 +19,8 @@ process.stdin.on('close', () => {
   if (!armed) process.exit(0)
   setTimeout(() => process.exit(1), 60000)
   const socket = require('net').connect(path)
-  const done = () => {
-    try { if (entry) require('fs').unlinkSync(entry) } catch {}
-    socket.end()
-  }
+  // Without what rm reports: nobody is left to hear it, and who comes next erases what is left.
+  const done = () => entry ? require('fs').rm(entry, () => socket.end()) : socket.end()
   const send = (execute) => socket.write(JSON.stringify({ execute, id: execute }) + '\\n')
   let text = ''
   socket.on('error', () => process.exit(1))
@@ -34,6 +32,7 @@ process.stdin.on('close', () => {
       try { message = JSON.parse(text.slice(0, end)) } catch { process.exit(1) }
       if (message.QMP) send('qmp_capabilities')
       else if (message.id === 'qmp_capabilities') send('query-status')
+      else if (message.error) socket.end()
       else if (message.id === 'query-status') message.return && message.return.status === 'paused' ? send('cont') : done()
       else if (message.id === 'cont') done()
     }

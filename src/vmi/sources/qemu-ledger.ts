@@ -7,7 +7,7 @@ import { startOf } from './process.js'
 const LIMITS = { entries: 1024, bytes: 8192 }
 
 /** Who stopped a VM, and where it can be let run on. */
-export interface Pause {
+interface Pause {
   /** The QMP socket, and which one of that path: QEMU makes it anew at each start. */
   readonly socket: string
   readonly file: string
